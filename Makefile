@@ -1,0 +1,81 @@
+# Every target does its own set-up. Needed beforehand: Python >= 3.11 and make.
+#
+#   make toy      trains the toy, evaluates it, samples from it, prints its tally
+#   make test     the tests that are not slow, two at a time
+#   make slow     the slow tests, which guard promises
+#   make lint     formatting, lint, types, floors
+#   make lock     writes requirements.lock anew: the newest versions that Python 3.11 can have
+#   make newest   the tests with the newest versions, on PYTHON, in .venv-newest
+#   make clean    removes environments, caches and runs/toy
+#
+# PYTHON=python3.13 chooses the interpreter; the environment is made once, and again when
+# requirements.lock, setup.cfg or pyproject.toml change.
+
+PYTHON ?= python3
+VENV ?= .venv
+WORKERS ?= 2
+BIN = $(VENV)/bin
+STAMP = $(VENV)/.installed
+NEWEST = .venv-newest
+NEWEST_STAMP = $(NEWEST)/.installed
+PIP = -m pip install --quiet --disable-pip-version-check
+
+# The first recipe line of everything that makes an environment.
+NEEDS_PYTHON = @command -v $(PYTHON) >/dev/null || \
+	{ echo "error: $(PYTHON) is not found; name a Python >= 3.11, as in: make PYTHON=python3.11" >&2; exit 2; }; \
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	{ echo "error: $(PYTHON) is older than 3.11; name a newer one, as in: make PYTHON=python3.11" >&2; exit 2; }
+
+.DEFAULT_GOAL := help
+.PHONY: help setup toy test slow lint lock newest clean
+
+help:
+	@sed -n 's/^#   make/make/p' Makefile
+
+setup: $(STAMP)
+
+$(STAMP): requirements.lock setup.cfg pyproject.toml
+	$(NEEDS_PYTHON)
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python $(PIP) -r requirements.lock
+	$(BIN)/python $(PIP) --quiet --no-build-isolation --no-deps -e .
+	@touch $@
+
+toy: $(STAMP)
+	$(BIN)/python -m train --config=configs/toy.py --workdir=runs/toy
+	$(BIN)/python -m train.evaluate --checkpoint=runs/toy
+	$(BIN)/python -m train.sample --checkpoint=runs/toy
+	$(BIN)/python -m model.tally --config=configs/toy.py
+
+test: $(STAMP)
+	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow"
+
+slow: $(STAMP)
+	$(BIN)/python -m pytest -m slow
+
+lint: $(STAMP)
+	@status=0; for check in "ruff format --check ." "ruff check ." mypy lint-imports; do \
+	  echo "$$check"; $(BIN)/$$check || status=1; \
+	done; exit $$status
+
+# On the oldest Python that is supported: a newer one would choose versions that it cannot install.
+lock: $(STAMP)
+	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
+	  { echo "error: the lock is made with Python 3.11; run: make clean; make lock PYTHON=python3.11" >&2; exit 2; }
+	CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/pip-compile --quiet --upgrade --extra dev \
+	  --allow-unsafe --strip-extras --no-emit-options --no-emit-index-url \
+	  --no-emit-trusted-host --no-emit-find-links --output-file=requirements.lock setup.cfg
+
+$(NEWEST_STAMP): setup.cfg pyproject.toml
+	$(NEEDS_PYTHON)
+	$(PYTHON) -m venv --clear $(NEWEST)
+	$(NEWEST)/bin/python $(PIP) --upgrade --editable ".[dev]"
+	@touch $@
+
+newest: $(NEWEST_STAMP)
+	$(NEWEST)/bin/python -m pytest -n $(WORKERS) -m "not slow"
+
+clean:
+	rm -rf .venv .venv-newest .cache .mypy_cache .ruff_cache .pytest_cache .import_linter_cache \
+	  .hypothesis manyheads.egg-info build runs/toy
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

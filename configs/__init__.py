@@ -1,0 +1,1 @@
+"""What to run: ml_collections configs, one a file, and the checks that every command gives them."""

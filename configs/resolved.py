@@ -1,0 +1,144 @@
+"""A resolved config: checked against base.py, written as JSON, compared and hashed."""
+
+import hashlib
+import json
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from configs import base
+from configs.errors import UserError, nearest
+
+_KINDS = {
+    bool: "a switch (true or false)",
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    tuple: "a tuple",
+}
+
+
+def fields(config: ConfigDict, prefix: str = "") -> dict[str, str]:
+    """Returns the kind of each field by its dotted name (``"model.num_heads": "whole number"``)."""
+    found = {}
+    for name in config:
+        kind = config.get_type(name)
+        if issubclass(kind, ConfigDict):
+            found.update(fields(config[name], f"{prefix}{name}."))
+        else:
+            found[prefix + name] = _KINDS[kind]
+    return found
+
+
+def values(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
+    """Returns the value of each field by its dotted name."""
+    found = {}
+    for name in config:
+        value = config[name]
+        if isinstance(value, ConfigDict):
+            found.update(values(value, f"{prefix}{name}."))
+        else:
+            found[prefix + name] = value
+    return found
+
+
+def check(config: ConfigDict) -> None:
+    """Compares a config's fields with those of base.py.
+
+    Raises:
+      UserError: a field is unknown, missing or of another type; the sentence names it.
+    """
+    known = fields(base.get_config())
+    given = values(config)
+    defaults = values(base.get_config())
+    optional = {name for name, value in defaults.items() if value is None}
+    for name, value in given.items():
+        if name not in known:
+            raise UserError(
+                f"config.{name} is not a field{nearest(name, known)}; see configs/base.py."
+            )
+        if value is None and name in optional:
+            continue
+        if not _is(value, known[name]):
+            raise UserError(
+                f"config.{name} must be {known[name]}, not {value!r}; see configs/base.py."
+            )
+    for name in known:
+        if name not in given:
+            raise UserError(
+                f"config.{name} is missing; start the config from configs.base.get_config()."
+            )
+
+
+def _is(value: Any, kind: str) -> bool:
+    if isinstance(value, bool):
+        return kind == _KINDS[bool]
+    if isinstance(value, int):
+        return kind in (_KINDS[int], _KINDS[float])
+    return kind == _KINDS.get(type(value))
+
+
+def to_json(config: ConfigDict) -> str:
+    """Writes a config as JSON text, sorted and indented; tuples become lists."""
+    return json.dumps(config.to_dict(), sort_keys=True, indent=1) + "\n"
+
+
+def from_json(text: str, source: str) -> ConfigDict:
+    """Reads what ``to_json`` wrote.
+
+    Fields that base.py has gained since then take their defaults.
+
+    Args:
+      text: the JSON text.
+      source: where it comes from, named in errors.
+
+    Raises:
+      UserError: the text is not a config, or has a field that base.py does not.
+    """
+    try:
+        found = json.loads(text)
+        if not isinstance(found, dict):
+            raise ValueError("it holds no fields")
+    except ValueError as error:
+        raise UserError(f"{source} is not a config ({error}); restore it or delete it.") from error
+    config = base.get_config()
+    try:
+        _fill(config, found)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        name = str(error.args[0]).splitlines()[0]
+        raise UserError(
+            f"{source} does not fit this version's configs/base.py ({name}); "
+            "use the version that wrote it."
+        ) from error
+    return config
+
+
+def _fill(config: ConfigDict, found: dict[str, Any]) -> None:
+    for name, value in found.items():
+        if name not in config:
+            raise KeyError(f"unknown field {name!r}")
+        if isinstance(value, dict) != isinstance(config[name], ConfigDict):
+            raise TypeError(f"ill-typed field {name!r}")
+        if isinstance(value, dict):
+            _fill(config[name], value)
+        else:
+            config[name] = _tupled(value)
+
+
+def _tupled(value: Any) -> Any:
+    return tuple(_tupled(part) for part in value) if isinstance(value, list) else value
+
+
+def digest(config: ConfigDict) -> str:
+    """Returns twelve hexadecimal digits that name this resolved config."""
+    return hashlib.sha256(to_json(config).encode()).hexdigest()[:12]
+
+
+def difference(old: ConfigDict, new: ConfigDict) -> dict[str, tuple[Any, Any]]:
+    """Returns (old, new) for each field that differs, by its dotted name."""
+    before, after = values(old), values(new)
+    return {
+        name: (before.get(name), after.get(name))
+        for name in sorted({*before, *after})
+        if before.get(name) != after.get(name)
+    }

@@ -1,0 +1,1 @@
+"""Getting a run onto machines, and many runs through one config."""

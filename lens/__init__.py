@@ -1,0 +1,1 @@
+"""Seeing heads: what each one attends to and what it writes."""

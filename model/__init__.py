@@ -1,0 +1,1 @@
+"""The network: heads, blocks, their declarations and sharding rules, tally and saved models."""

@@ -1,0 +1,232 @@
+"""The attention head, and the interface that every attention variant keeps."""
+
+import dataclasses
+import importlib
+from collections.abc import Callable
+from typing import Protocol, runtime_checkable
+
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from configs.errors import UserError, nearest
+from model.backends import dense
+from model.axes import Axes
+from model.cache import Cache
+from model.compute import Compute
+from model.config import ModelConfig
+from model.masks import Mask
+from model.norms import Norm
+from model.parameter import Declare
+from model.positions import rotate
+
+QUERIES = ("batch", "heads", "length", None)
+KEYS = ("batch", "kv_heads", "length", None)
+RESIDUAL = ("batch", "length", None)
+
+Backend = Callable[
+    [Array, Array, Array, Mask, float | None, Compute],
+    Array,
+]
+BACKENDS: dict[str, Backend] = {"dense": dense.attend}
+
+
+@runtime_checkable
+class Attention(Protocol):
+    """What a block asks of an attention variant.
+
+    A variant is one class, named in ``config.model.attention`` as "module:Class". It declares
+    its parameters with ``declare`` and may keep no other state; then sharding, tally,
+    optimizer groups, checkpoints and decoding follow from the declarations. Most variants
+    derive from ``Multihead`` and replace ``project`` or ``write``.
+    """
+
+    def __init__(
+        self, config: ModelConfig, declare: Declare, compute: Compute, window: int | None
+    ) -> None:
+        """Declares the parameters of one layer whose queries see ``window`` keys."""
+
+    def __call__(
+        self,
+        x: Float[Array, "B T D"],
+        positions: Int[Array, "B T"],
+        mask: Mask,
+        cache: Cache | None = None,
+    ) -> tuple[Float[Array, "B T D"], Cache | None]:
+        """Returns the summed updates of all heads, and the cache with these tokens in it."""
+
+    def cache_shapes(
+        self, batch: int, length: int
+    ) -> tuple[tuple[int, int, int, int], tuple[int, int, int, int]]:
+        """Returns the shapes (B, G, S, K) of keys and (B, Gv, S, R) of values to remember."""
+
+
+class Multihead(nnx.Module):
+    """Heads with a factored value map; grouped and multi-query when G < H.
+
+    For head h on the normed residual x, with g the group of h::
+
+        q = x query[h]    k = x key[g]    v = x value_down[g]
+        update[h] = softmax(mask(q k^T / sqrt(K))) v value_up[h]
+
+    and the layer's update is the sum over heads, which is the collective over the mesh
+    axis ``heads``. With ``value_map="full"`` a head has one matrix value_full[h] [D, D] in
+    place of value_down[g] value_up[h], applied to the mix of residuals that the head read.
+    """
+
+    def __init__(
+        self, config: ModelConfig, declare: Declare, compute: Compute, window: int | None
+    ):
+        """Declares the parameters of one layer whose queries see ``window`` keys."""
+        d, h, g = config.embed_dim, config.num_heads, config.num_kv_heads
+        k, r = config.head_dim, config.value_dim
+        self.config = config
+        self.compute = compute
+        self.window = window
+        self.query = declare.matrix("query", (d, h, k), ("embed", "heads", "head_dim"), "embed")
+        self.key = declare.matrix("key", (d, g, k), ("embed", "kv_heads", "head_dim"), "embed")
+        # Each of 2 L updates adds its share of the residual stream's variance (GPT-2, section 2.3).
+        depth = (2 * config.num_layers) ** -0.5
+        self.full = config.value_map == "full"
+        if self.full:
+            axes = ("heads", "embed", "update")
+            # The product of the two factors has this scale.
+            self.value_full = declare.matrix(
+                "value_full", (h, d, d), axes, "heads embed", gain=depth * 0.4**0.5
+            )
+        else:
+            axes = ("embed", "kv_heads", "value_dim")
+            self.value_down = declare.matrix("value_down", (d, g, r), axes, "embed")
+            axes = ("heads", "value_dim", "embed")
+            self.value_up = declare.matrix(
+                "value_up", (h, r, d), axes, "heads value_dim", gain=depth
+            )
+
+        def bias(name: str, shape: tuple[int, ...], axes: Axes, wanted: bool) -> nnx.Param | None:
+            return declare.bias(name, shape, axes) if wanted else None
+
+        biases = config.biases
+        self.query_bias = bias("query_bias", (h, k), ("heads", "head_dim"), biases)
+        self.key_bias = bias("key_bias", (g, k), ("kv_heads", "head_dim"), biases)
+        by_rank = biases and not self.full
+        self.value_bias = bias("value_bias", (g, r), ("kv_heads", "value_dim"), by_rank)
+        self.update_bias = bias("update_bias", (d,), (None,), biases)
+
+        def norm(name: str) -> Norm | None:
+            if not config.query_key_norm:
+                return None
+            plain = dataclasses.replace(config, norm="rmsnorm")
+            return Norm(plain, declare.inside(name), compute, k)
+
+        self.query_norm, self.key_norm = norm("query_norm"), norm("key_norm")
+
+    def __call__(
+        self,
+        x: Float[Array, "B T D"],
+        positions: Int[Array, "B T"],
+        mask: Mask,
+        cache: Cache | None = None,
+    ) -> tuple[Float[Array, "B T D"], Cache | None]:
+        """Returns the summed updates of all heads, and the cache with these tokens in it.
+
+        Args:
+          x: the normed residual.
+          positions: of each token in its document, for rotary positions.
+          mask: which key a query sees; this layer's window is added.
+          cache: keys and values of the tokens before; ``mask`` then numbers its slots.
+        """
+        q, k, v = self.project(x, positions)
+        if cache is not None:
+            slots = ("batch", "kv_heads", None, None)
+            k, v = self.compute.place(k, slots), self.compute.place(v, slots)
+            cache = cache.write(k, v, mask.query_index)
+            k, v = cache.key.astype(k.dtype), cache.value.astype(v.dtype)
+        attend = BACKENDS[self.config.attention_backend]
+        mixed = attend(q, k, v, mask.within(self.window), self.config.logit_cap, self.compute)
+        return self.write(x, mixed), cache
+
+    def project(
+        self, x: Float[Array, "B T D"], positions: Int[Array, "B T"]
+    ) -> tuple[Float[Array, "B H T K"], Float[Array, "B G T K"], Float[Array, "B Gv T R"]]:
+        """Returns queries, keys and values of each token.
+
+        With a full value map the values are the residuals themselves, one for all heads.
+        """
+        compute = self.compute
+        q = compute.einsum("btd,dhk->bhtk", x, self.query, axes=QUERIES)
+        k = compute.einsum("btd,dgk->bgtk", x, self.key, axes=KEYS)
+        if self.query_bias is not None:
+            q = q + self.query_bias[...].astype(q.dtype)[None, :, None]
+            k = k + self.key_bias[...].astype(k.dtype)[None, :, None]
+        if self.query_norm is not None:
+            q, k = self.query_norm(q), self.key_norm(k)
+        if self.config.positions == "rotary":
+            q = rotate(q, positions, self.config.rotary_base)
+            k = rotate(k, positions, self.config.rotary_base)
+        if self.full:
+            return q, k, x[:, None].astype(q.dtype)
+        v = compute.einsum("btd,dgr->bgtr", x, self.value_down, axes=KEYS)
+        if self.value_bias is not None:
+            v = v + self.value_bias[...].astype(v.dtype)[None, :, None]
+        return q, k, v
+
+    def write(
+        self, x: Float[Array, "B T D"], mixed: Float[Array, "B H T R"]
+    ) -> Float[Array, "B T D"]:
+        """Returns the sum over heads of the updates, given what each head read.
+
+        Args:
+          x: the normed residual, for variants whose update depends on it.
+          mixed: ``A v`` of each head.
+        """
+        del x
+        if self.full:
+            update = self.compute.einsum("bhtd,hde->bte", mixed, self.value_full, axes=RESIDUAL)
+        else:
+            update = self.compute.einsum("bhtr,hrd->btd", mixed, self.value_up, axes=RESIDUAL)
+        if self.update_bias is not None:
+            update = update + self.update_bias[...].astype(update.dtype)[None, None]
+        return update
+
+    def cache_shapes(
+        self, batch: int, length: int
+    ) -> tuple[tuple[int, int, int, int], tuple[int, int, int, int]]:
+        """Returns the shapes (B, G, S, K) of keys and (B, Gv, S, R) of values to remember."""
+        c = self.config
+        groups, rank = (1, c.embed_dim) if self.full else (c.num_kv_heads, c.value_dim)
+        return (batch, c.num_kv_heads, length, c.head_dim), (batch, groups, length, rank)
+
+
+def variant(name: str) -> type[Attention]:
+    """Returns the class of an attention variant.
+
+    Args:
+      name: "multihead", or "module:Class" for one of the reader's own.
+
+    Raises:
+      UserError: there is no such variant.
+    """
+    if name == "multihead":
+        return Multihead
+    module, _, cls = name.partition(":")
+    if not cls:
+        raise UserError(
+            f"model.attention = {name!r} is no variant{nearest(name, ['multihead'])}; "
+            "use 'multihead' or 'module:Class'."
+        )
+    try:
+        return getattr(importlib.import_module(module), cls)
+    except (ImportError, AttributeError) as error:
+        raise UserError(
+            f"model.attention = {name!r} cannot be imported ({error}); "
+            "name a module on the Python path and a class in it."
+        ) from error
+
+
+def check_backend(config: ModelConfig) -> None:
+    """Raises UserError where ``model.attention_backend`` names no backend."""
+    if config.attention_backend not in BACKENDS:
+        name = config.attention_backend
+        raise UserError(
+            f"model.attention_backend = {name!r} is no backend{nearest(name, BACKENDS)}; "
+            f"choose one of {', '.join(BACKENDS)}."
+        )

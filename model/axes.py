@@ -1,0 +1,125 @@
+"""Logical axes, the table that maps them to mesh axes, and the mesh."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, PartitionSpec
+
+from configs.errors import UserError
+from model.config import ModelConfig
+
+MESH_AXES = ("data", "fsdp", "heads", "context")
+
+Axes = tuple[str | None, ...]
+MeshAxes = tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardingRules:
+    """The mesh axes over which each logical axis is split; ``()`` is not split at all.
+
+    Parameters name their axes in their declaration, activations where they are made.
+    """
+
+    batch: MeshAxes = ("data", "fsdp")
+    length: MeshAxes = ("context",)
+    embed: MeshAxes = ("fsdp",)  # of parameters; the residual stream is not split
+    heads: MeshAxes = ("heads",)
+    kv_heads: MeshAxes = ("heads",)
+    mlp: MeshAxes = ("heads",)
+    vocab: MeshAxes = ("heads",)
+    layers: MeshAxes = ()
+
+    def spec(self, axes: Axes, shape: Sequence[int] | None = None) -> PartitionSpec | None:
+        """Returns how an array with these logical axes is split over the current mesh.
+
+        Args:
+          axes: a logical axis a dimension; names that the table lacks are not split.
+          shape: where given, a dimension that its mesh axes do not divide is not split
+            (grouped key/value heads, or a batch of one prompt).
+
+        Returns:
+          The partition, or None where no mesh is set.
+        """
+        sizes = dict(jax.sharding.get_abstract_mesh().shape)
+        if not sizes:
+            return None
+        parts: list[MeshAxes | None] = []
+        for i, axis in enumerate(axes):
+            over = tuple(m for m in getattr(self, axis or "", ()) if m in sizes)
+            shards = math.prod(sizes[m] for m in over)
+            fits = shape is None or shape[i] % shards == 0
+            parts.append(over if over and fits else None)
+        return PartitionSpec(*parts)
+
+
+def make_mesh(sizes: dict[str, int], devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """Returns a mesh with explicit axes ``data``, ``fsdp``, ``heads`` and ``context``.
+
+    Args:
+      sizes: ``config.mesh``; one size may be -1 and takes the devices that are left.
+      devices: all of the backend's when None.
+
+    Raises:
+      UserError: the sizes do not multiply to the number of devices.
+    """
+    devices = list(jax.devices() if devices is None else devices)
+    shape = [int(sizes[axis]) for axis in MESH_AXES]
+    written = " x ".join(f"{axis}={size}" for axis, size in zip(MESH_AXES, shape, strict=True))
+    if any(size < 1 and size != -1 for size in shape) or shape.count(-1) > 1:
+        raise UserError(f"config.mesh ({written}) must hold positive sizes, at most one of them -1.")
+    if -1 in shape:
+        known = math.prod(size for size in shape if size != -1)
+        if len(devices) % known:
+            raise UserError(
+                f"config.mesh ({written}) does not divide {len(devices)} devices; "
+                "change a size of config.mesh."
+            )
+        shape[shape.index(-1)] = len(devices) // known
+    count = math.prod(shape)
+    if count > len(devices):
+        raise UserError(
+            f"config.mesh ({written}) needs {count} devices and there are {len(devices)}; "
+            "change a size of config.mesh."
+        )
+    if jax.process_count() > 1 and count != len(devices):
+        raise UserError(
+            f"config.mesh ({written}) uses {count} of {len(devices)} devices, but every process "
+            "needs a share; change a size of config.mesh."
+        )
+    types = (AxisType.Explicit,) * len(MESH_AXES)
+    if count == len(devices):
+        return jax.make_mesh(shape, MESH_AXES, axis_types=types, devices=devices)
+    return Mesh(np.asarray(devices[:count]).reshape(shape), MESH_AXES, axis_types=types)
+
+
+def check_mesh(mesh: Mesh, config: ModelConfig, batch_size: int, length: int) -> None:
+    """Checks that the model and the batch can be split over a mesh.
+
+    Args:
+      mesh: with the axes of ``MESH_AXES``.
+      config: the model.
+      batch_size: sequences of one microbatch.
+      length: tokens of a sequence.
+
+    Raises:
+      UserError: a size does not divide; the sentence names the field.
+    """
+    sizes = dict(mesh.shape)
+    parts = sizes["data"] * sizes["fsdp"]
+    needs = [
+        ("batch_size / optim.accumulate", batch_size, "mesh.data x mesh.fsdp", parts),
+        ("model.embed_dim", config.embed_dim, "mesh.fsdp", sizes["fsdp"]),
+        ("model.num_heads", config.num_heads, "mesh.heads", sizes["heads"]),
+        ("model.mlp_dim", config.mlp_dim, "mesh.heads", sizes["heads"]),
+        ("the padded vocabulary", config.padded_vocab_size, "mesh.heads", sizes["heads"]),
+        ("length", length, "mesh.context", sizes["context"]),
+    ]
+    for name, size, axis, shards in needs:
+        if size % shards:
+            raise UserError(
+                f"{name} = {size} is not divisible by {axis} = {shards}; change one of them."
+            )

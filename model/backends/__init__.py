@@ -1,0 +1,1 @@
+"""Attention backends: who computes the attention pattern and reads the values with it."""

@@ -1,0 +1,82 @@
+"""How arrays are computed: dtypes of operands and sums, and where results live."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from model.axes import Axes, ShardingRules
+from model.config import ModelConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Compute:
+    """The arithmetic that all modules share.
+
+    Attributes:
+      dtype: of activations and of operands of matrix products.
+      accumulation_dtype: of sums, softmax and norms.
+      rules: maps logical axes to mesh axes.
+    """
+
+    dtype: str
+    accumulation_dtype: str
+    rules: ShardingRules
+
+    @classmethod
+    def of(cls, config: ModelConfig, rules: ShardingRules) -> "Compute":
+        """Returns the arithmetic that a config asks for."""
+        return cls(config.dtype, config.accumulation_dtype, rules)
+
+    def place(self, x: Array, axes: Axes) -> Array:
+        """Moves an array to where its logical axes say; without a mesh, returns it."""
+        spec = self.rules.spec(axes, x.shape)
+        return x if spec is None else jax.sharding.reshard(x, spec)
+
+    def weight(self, parameter: nnx.Param, dtype: str | None = None) -> Array:
+        """Returns a parameter as an operand: cast, then gathered over the axis ``embed``.
+
+        It is cast first, so that the gather moves the smaller type.
+        """
+        value = parameter[...].astype(dtype or self.dtype)
+        axes = tuple(None if axis == "embed" else axis for axis in parameter.axes)
+        return self.place(value, axes)
+
+    def einsum(self, subscripts: str, x: Array, w: nnx.Param | Array, *, axes: Axes) -> Array:
+        """Multiplies in ``dtype``, sums in ``accumulation_dtype``, returns ``dtype``.
+
+        Args:
+          subscripts: as of ``jnp.einsum``.
+          x: an activation.
+          w: a parameter, which is cast and gathered, or another activation.
+          axes: logical axes of the result; a contracted axis that is split becomes a sum
+            over its mesh axis here.
+        """
+        operand = self.weight(w) if isinstance(w, nnx.Param) else w.astype(self.dtype)
+        x = x.astype(self.dtype)
+        out = jax.eval_shape(lambda a, b: jnp.einsum(subscripts, a, b), _bare(x), _bare(operand))
+        spec = self.rules.spec(axes, out.shape)
+        result = jnp.einsum(
+            subscripts,
+            x,
+            operand,
+            preferred_element_type=self.accumulation_dtype,
+            out_sharding=spec,
+        )
+        return result.astype(self.dtype)
+
+    def dropout(
+        self, x: Float[Array, "*shape"], rate: float, key: Array | None, axes: Axes
+    ) -> Float[Array, "*shape"]:
+        """Zeroes elements with probability ``rate`` and scales the rest; without a key, returns x."""
+        if key is None or rate == 0:
+            return x
+        spec = self.rules.spec(axes, x.shape)
+        chance = jax.random.uniform(key, x.shape, out_sharding=spec)
+        return jnp.where(chance < rate, 0, x / (1 - rate)).astype(x.dtype)
+
+
+def _bare(x: Array) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(x.shape, x.dtype)

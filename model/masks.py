@@ -1,0 +1,58 @@
+"""Which key a query may see: computed where it is needed, never stored."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Int
+
+from model.compute import Compute
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Mask:
+    """A causal mask, perhaps within a window and within documents.
+
+    Attributes:
+      query_index: place of each query in the sequence, [B, T]; [1, T] where all rows agree.
+      key_index: place of each key, [1, S].
+      query_segment: document of each query, [B, T], or None where all is one document.
+      key_segment: document of each key, [B, S], or None.
+      window: keys that a query sees, its own place included; None sees all before it.
+    """
+
+    query_index: Int[Array, "b T"]
+    key_index: Int[Array, "1 S"]
+    query_segment: Int[Array, "B T"] | None = None
+    key_segment: Int[Array, "B S"] | None = None
+    window: int | None = dataclasses.field(default=None, metadata=dict(static=True))
+
+    def visible(self) -> Bool[Array, "b 1 T S"]:
+        """Returns where a query sees a key."""
+        distance = self.query_index[:, None, :, None] - self.key_index[:, None, None, :]
+        seen = distance >= 0
+        if self.window is not None:
+            seen &= distance < self.window
+        if self.query_segment is not None and self.key_segment is not None:
+            seen &= self.query_segment[:, None, :, None] == self.key_segment[:, None, None, :]
+        return seen
+
+    def within(self, window: int | None) -> "Mask":
+        """Returns the same mask with another window."""
+        return dataclasses.replace(self, window=window)
+
+
+def causal(
+    length: int, segments: Int[Array, "B T"] | None, compute: Compute
+) -> Mask:
+    """Returns the mask of whole sequences, each token seeing itself and those before it.
+
+    Args:
+      length: T, tokens of a sequence.
+      segments: document of each token, which do not see each other; None: all is one.
+      compute: places the keys' side whole, the queries' side as the sequence is split.
+    """
+    index = jnp.arange(length)[None]
+    keys = None if segments is None else compute.place(segments, ("batch", None))
+    return Mask(compute.place(index, (None, "length")), index, segments, keys)

@@ -1,0 +1,204 @@
+"""The whole network: embedding, blocks scanned over their period, unembedding."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from configs.errors import UserError
+from model import masks
+from model.attention import RESIDUAL, check_backend
+from model.axes import ShardingRules
+from model.block import Block
+from model.cache import Cache, empty
+from model.compute import Compute
+from model.config import ModelConfig
+from model.norms import Norm
+from model.parameter import Declare
+
+# Standard deviation of the logits at the start; it adds 0.02 nats to the first loss, ln V.
+LOGIT_SCALE = 0.2
+
+_POLICIES = {
+    "block": jax.checkpoint_policies.nothing_saveable,
+    "matmuls": jax.checkpoint_policies.dots_saveable,
+}
+
+
+class Transformer(nnx.Module):
+    """A decoder of factored heads.
+
+    ``blocks[i]`` stacks the layers i, i + p, i + 2p, ... on a leading axis, where p is the
+    period ``len(config.window)``.
+    """
+
+    def __init__(self, config: ModelConfig, key: PRNGKeyArray, rules: ShardingRules | None = None):
+        """Draws the parameters; the same key gives the same on every mesh.
+
+        Args:
+          config: shape and arithmetic.
+          key: of all parameters.
+          rules: maps logical axes to the axes of the mesh that is set.
+        """
+        check_backend(config)
+        rules = rules or ShardingRules()
+        self.config = config
+        self.compute = Compute.of(config, rules)
+        declare = Declare(key, rules, config.param_dtype)
+        vocab, width = config.padded_vocab_size, config.embed_dim
+        scale = LOGIT_SCALE / width**0.5
+        # Read as an unembedding too, a tied embedding takes its scale.
+        self.embedding = declare.table(
+            "embedding",
+            (vocab, width),
+            ("vocab", "embed"),
+            scale if config.tie_embeddings else 0.02,
+        )
+        learned = config.positions == "learned"
+        self.positions = (
+            declare.table("positions", (config.max_length, width), ("positions", "embed"), 0.01)
+            if learned
+            else None
+        )
+
+        def stack(offset: int, window: int | None) -> Block:
+            layers = jnp.arange(offset, config.num_layers, config.period)
+            keys = jax.vmap(lambda layer: jax.random.fold_in(key, layer))(layers)
+            return jax.vmap(
+                lambda k: Block(config, Declare(k, rules, config.param_dtype), self.compute, window)
+            )(keys)
+
+        self.blocks = nnx.List([stack(i, window) for i, window in enumerate(config.window)])
+        self.norm = Norm(config, declare.inside("norm"), self.compute, width)
+        self.unembedding = (
+            None
+            if config.tie_embeddings
+            else declare.table(
+                "unembedding", (vocab, width), ("vocab", "embed"), scale, "unembedding"
+            )
+        )
+
+    def __call__(
+        self,
+        tokens: Int[Array, "B T"],
+        positions: Int[Array, "B T"] | None = None,
+        segments: Int[Array, "B T"] | None = None,
+        key: PRNGKeyArray | None = None,
+    ) -> Float[Array, "B T Vp"]:
+        """Returns the logits of each next token, in the accumulation dtype.
+
+        Logits past the true vocabulary are the lowest finite number.
+
+        Args:
+          tokens: below ``config.vocab_size``.
+          positions: of each token in its document; 0, 1, 2, ... when None.
+          segments: document of each token; documents do not see each other.
+          key: of dropout; None does not drop.
+        """
+        mask = masks.causal(tokens.shape[1], segments, self.compute)
+        if positions is None:
+            positions = jnp.broadcast_to(mask.query_index, tokens.shape)
+        x, _ = self._residual(tokens, positions, mask, None, key)
+        return self._logits(x)
+
+    def decode(
+        self, tokens: Int[Array, "B T"], index: Int[Array, "B T"], cache: list[Cache]
+    ) -> tuple[Float[Array, "B T Vp"], list[Cache]]:
+        """Returns the logits of tokens that follow those in a cache, and the cache with them.
+
+        Args:
+          tokens: the new tokens of each row.
+          index: their places in their rows, consecutive; rows may stand at different places.
+            A place that is not yet a row's next may be written and is written again later.
+          cache: from ``empty_cache`` or an earlier call.
+        """
+        mask = masks.Mask(index, jnp.arange(cache[0].key.shape[-2])[None])
+        x, cache = self._residual(tokens, index, mask, cache, None)
+        return self._logits(x), cache
+
+    def empty_cache(self, batch: int, length: int) -> list[Cache]:
+        """Returns a cache for ``batch`` rows of up to ``length`` tokens, one for each stack.
+
+        Raises:
+          UserError: the length is past the table of learned positions.
+        """
+        config = self.config
+        if config.positions == "learned" and length > config.max_length:
+            raise UserError(
+                f"{length} tokens are longer than model.max_length = {config.max_length}; "
+                "shorten the prompt or the continuation."
+            )
+        layers = config.num_layers // config.period
+        return [
+            empty(
+                layers,
+                *block.attention.cache_shapes(batch, length),
+                config.dtype,
+                self.compute.rules,
+            )
+            for block in self.blocks
+        ]
+
+    def _residual(
+        self,
+        tokens: Array,
+        positions: Array,
+        mask: masks.Mask,
+        cache: list[Cache] | None,
+        key: Array | None,
+    ) -> tuple[Array, list[Cache] | None]:
+        config = self.config
+        x = self._embed(tokens, positions)
+        keys = None
+        if key is not None and config.dropout > 0:
+            first, key = jax.random.split(key)
+            x = self.compute.dropout(x, config.dropout, first, RESIDUAL)
+            keys = jax.random.split(key, (config.num_layers // config.period, config.period))
+
+        def period(x: Array, layer: tuple) -> tuple[Array, list[Cache | None]]:
+            blocks, caches, drop = layer
+            after = []
+            for i, block in enumerate(blocks):
+                x, written = block(
+                    x,
+                    positions,
+                    mask,
+                    None if caches is None else caches[i],
+                    None if drop is None else drop[i],
+                )
+                after.append(written)
+            return x, after
+
+        if config.remat != "none":
+            period = jax.checkpoint(
+                period, policy=_POLICIES[config.remat], prevent_cse=not config.scan_layers
+            )
+        stacks = (list(self.blocks), cache, keys)
+        if config.scan_layers:
+            x, written = jax.lax.scan(period, x, stacks)
+            cache = None if cache is None else written
+        else:
+            written = []
+            for i in range(config.num_layers // config.period):
+                x, after = period(x, jax.tree.map(lambda leaf, i=i: leaf[i], stacks))
+                written.append(after)
+            if cache is not None:
+                cache = jax.tree.map(lambda *leaves: jnp.stack(leaves), *written)
+        return x, cache
+
+    def _embed(self, tokens: Array, positions: Array) -> Array:
+        compute = self.compute
+        spec = compute.rules.spec(RESIDUAL, (*tokens.shape, self.config.embed_dim))
+        table = compute.weight(self.embedding)
+        x = table.at[tokens].get(out_sharding=spec)
+        if self.positions is not None:
+            x = x + compute.weight(self.positions).at[positions].get(out_sharding=spec)
+        return x
+
+    def _logits(self, x: Array) -> Array:
+        compute, config = self.compute, self.config
+        table = self.embedding if self.unembedding is None else self.unembedding
+        logits = compute.einsum("btd,vd->btv", self.norm(x), table, axes=("batch", "length", "vocab"))
+        logits = logits.astype(compute.accumulation_dtype)
+        true = jnp.arange(config.padded_vocab_size) < config.vocab_size
+        return jnp.where(true[None, None], logits, jnp.finfo(logits.dtype).min)

@@ -1,0 +1,35 @@
+"""What every test runs under: eight CPU devices, strict shapes, checked annotations.
+
+``MANYHEADS_TYPECHECK=0`` switches the run-time check of annotations off, and
+``MANYHEADS_TEST_CACHE=0`` the cache of compiled functions (``.cache/jax``).
+"""
+
+import os
+from pathlib import Path
+
+# Before jax is imported: it reads these once. Subprocesses inherit them.
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = " ".join(
+    [
+        *os.environ.get("XLA_FLAGS", "").split(),
+        "--xla_force_host_platform_device_count=8",
+        # Eight devices in each of several workers are threads enough.
+        "--xla_cpu_multi_thread_eigen=false",
+    ]
+)
+# XLA's pool has a thread a device; a second step in flight then waits for one that the first
+# holds in a collective, for ever. The name is XLA's own.
+os.environ["NPROC"] = "32"
+os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
+for library in ("OMP", "OPENBLAS", "MKL"):
+    os.environ.setdefault(f"{library}_NUM_THREADS", "1")
+
+if os.environ.get("MANYHEADS_TEST_CACHE", "1") != "0":
+    cache = Path(__file__).parent.parent / ".cache" / "jax"
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(cache)
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+
+if os.environ.get("MANYHEADS_TYPECHECK", "1") != "0":
+    from jaxtyping import install_import_hook
+
+    install_import_hook(["model", "lens", "train"], "beartype.beartype")

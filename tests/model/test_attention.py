@@ -1,0 +1,112 @@
+"""One layer of attention against the reference; full and factored value maps; variants by name."""
+
+import jax
+import numpy as np
+import pytest
+
+from configs.errors import UserError
+from model import masks
+from model.attention import Multihead, check_backend, variant
+from model.axes import ShardingRules
+from model.compute import Compute
+from tests.model import reference, small
+
+LAYERS = {
+    "multi-head": {},
+    "grouped": dict(num_kv_heads=2, biases=True),
+    "multi-query": dict(num_kv_heads=1),
+    "windowed": dict(window=(3,)),
+    "wide values": dict(value_dim=17),
+    "full value map": dict(value_map="full", biases=True),
+    "without positions": dict(positions="none", logit_cap=0.5),
+    "query/key norm": dict(query_key_norm=True, num_kv_heads=2),
+}
+
+
+def first_layer(model):
+    """Returns the attention of layer 0, unstacked."""
+    return jax.tree.map(lambda leaf: leaf[0], model.blocks[0].attention)
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_layer_equals_the_reference(kind):
+    config = small.config(**LAYERS[kind])
+    model = small.drawn(config)
+    x = np.random.default_rng(5).standard_normal((2, 6, config.embed_dim)).astype(np.float32)
+    positions = np.array([[0, 1, 2, 3, 4, 5], [0, 1, 0, 1, 2, 3]], np.int32)
+    segments = np.array([[1, 1, 1, 1, 1, 1], [1, 1, 2, 2, 2, 2]], np.int32)
+
+    @jax.jit
+    def update(layer, x, positions, segments):
+        compute = Compute.of(config, ShardingRules())
+        return layer(x, positions, masks.causal(x.shape[1], segments, compute))[0]
+
+    found = update(first_layer(model), x, positions, segments)
+    heads = reference.within(
+        reference.layer(reference.weights(model), config, 0), "attention"
+    )
+    for b in range(2):
+        expected = reference.attention(
+            config, heads, x[b].astype(np.float64), positions[b], segments[b], config.window[0]
+        )
+        np.testing.assert_allclose(found[b], expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("groups", [4, 2])
+def test_factored_equals_full_where_full_is_the_product(groups):
+    config = small.config(num_kv_heads=groups)
+    factored = small.drawn(config)
+    full = small.drawn(small.changed(config, value_map="full"))
+    for name in ("query", "key"):
+        setattr(full.blocks[0].attention, name, getattr(factored.blocks[0].attention, name))
+    heads = factored.blocks[0].attention
+    down = np.repeat(np.asarray(heads.value_down[...], np.float64), 4 // groups, axis=2)
+    up = np.asarray(heads.value_up[...], np.float64)
+    full.blocks[0].attention.value_full[...] = np.einsum("ldhr,lhre->lhde", down, up).astype("f4")
+    for name in ("attention_norm", "mlp_norm", "mlp"):
+        setattr(full.blocks[0], name, getattr(factored.blocks[0], name))
+    for name in ("embedding", "norm", "unembedding"):
+        setattr(full, name, getattr(factored, name))
+    tokens = small.tokens(config)
+    a, b = small.true_logits(factored, tokens), small.true_logits(full, tokens)
+    assert np.abs(a).max() > 0.5
+    np.testing.assert_allclose(a, b, rtol=0, atol=3e-6)
+
+
+def test_each_head_is_its_own_matrices():
+    config = small.config()
+    shapes = {
+        name: param.shape
+        for name, param in vars(first_layer(small.drawn(config))).items()
+        if name in ("query", "key", "value_down", "value_up")
+    }
+    assert shapes == {
+        "query": (12, 4, 6),
+        "key": (12, 4, 6),
+        "value_down": (12, 4, 5),
+        "value_up": (4, 5, 12),
+    }
+
+
+def test_variant_by_name():
+    assert variant("multihead") is Multihead
+    assert variant("model.attention:Multihead") is Multihead
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("multihaed", "model.attention = 'multihaed' is no variant.*mean 'multihead'"),
+        ("no.such.module:Class", "model.attention = .* cannot be imported"),
+        ("model.attention:Missing", "model.attention = .* cannot be imported"),
+    ],
+)
+def test_unknown_variants_are_named(name, sentence):
+    with pytest.raises(UserError, match=sentence):
+        variant(name)
+
+
+def test_an_unknown_backend_is_named():
+    check_backend(small.config())
+    with pytest.raises(UserError, match=r"model.attention_backend = 'dens' .*mean 'dense'"):
+        check_backend(small.config(attention_backend="dens"))

@@ -1,0 +1,185 @@
+"""The same numbers on every mesh: parameters, logits, gradients and decoding."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from model.attention import Multihead
+from model.axes import ShardingRules
+from model.transformer import Transformer
+from tests.model import reference, small
+
+MESHES = {
+    "fsdp 8": dict(fsdp=8),
+    "fsdp 2, heads 4": dict(fsdp=2, heads=4),
+    "heads 8": dict(heads=8),
+    "data 2, heads 2, context 2": dict(data=2, heads=2, context=2),
+}
+CONFIGS = {
+    # 65 tokens, which no mesh divides.
+    "plain": small.config(
+        embed_dim=16, num_heads=8, num_layers=2, mlp_dim=24, vocab_size=65, remat="block"
+    ),
+    # Two groups of keys and values, which heads = 4 and heads = 8 do not divide.
+    "grouped": small.config(
+        embed_dim=16,
+        num_heads=8,
+        num_kv_heads=2,
+        mlp_dim=24,
+        window=(None, 3),
+        positions="learned",
+        norm="layernorm",
+        biases=True,
+        tie_embeddings=True,
+        query_key_norm=True,
+    ),
+    "full value map": small.config(
+        embed_dim=16, num_heads=8, mlp_dim=24, mlp="swiglu", value_map="full", scan_layers=False
+    ),
+}
+ROWS, LENGTH = 8, 6
+
+def place(name):
+    """Returns random parameters and inputs, placed on the mesh that is set."""
+    config = CONFIGS[name]
+    model = jax.tree.map(
+        lambda value, like: jax.device_put(value, like.sharding.spec),
+        small.drawn(config),
+        small.abstract(config),
+    )
+    # Two documents a row.
+    tokens = small.tokens(config, ROWS, LENGTH)
+    positions = np.broadcast_to(np.array([0, 1, 2, 3, 0, 1], np.int32), tokens.shape)
+    segments = np.broadcast_to(np.array([1, 1, 1, 1, 2, 2], np.int32), tokens.shape)
+    spec = ShardingRules().spec(("batch", "length"))
+    inputs = (tokens, np.roll(tokens, -1, 1), positions, segments)
+    return model, [jax.device_put(x, spec) for x in inputs]
+
+
+@jax.jit
+def differentiate(model, tokens, labels, positions, segments):
+    def loss(model):
+        logits = model(tokens, positions, segments)
+        here = jnp.arange(logits.shape[-1])[None, None] == labels[..., None]
+        each = jax.nn.logsumexp(logits, axis=-1) - jnp.sum(logits * here, axis=-1)
+        return each.mean(), logits
+
+    return jax.value_and_grad(loss, has_aux=True)(model)
+
+
+def run(name, sizes):
+    """Returns loss, logits and gradients on a mesh."""
+    with jax.set_mesh(small.mesh(sizes)):
+        model, inputs = place(name)
+        (loss, logits), gradients = differentiate(model, *inputs)
+        for value, gradient in zip(
+            jax.tree.leaves(model), jax.tree.leaves(gradients), strict=True
+        ):
+            assert gradient.sharding == value.sharding
+        return (
+            float(loss),
+            np.asarray(logits)[..., : CONFIGS[name].vocab_size],
+            reference.weights(gradients),
+        )
+
+
+@functools.cache
+def on_one_device(name):
+    return run(name, {})
+
+
+@pytest.mark.parametrize(
+    ("name", "mesh"),
+    [
+        *(("plain", mesh) for mesh in MESHES),
+        *(("grouped", mesh) for mesh in list(MESHES)[1:]),
+        ("full value map", "data 2, heads 2, context 2"),
+    ],
+)
+def test_gradients_do_not_depend_on_the_mesh(name, mesh):
+    loss, logits, gradients = run(name, MESHES[mesh])
+    expected_loss, expected_logits, expected = on_one_device(name)
+    assert abs(loss - expected_loss) < 1e-6
+    np.testing.assert_allclose(logits, expected_logits, rtol=0, atol=1e-5)
+    for path, gradient in expected.items():
+        np.testing.assert_allclose(gradients[path], gradient, rtol=0, atol=1e-5, err_msg=path)
+
+
+def test_a_mesh_of_one_device_computes_what_no_mesh_computes():
+    config = CONFIGS["plain"]
+    _, (tokens, _, positions, segments) = place("plain")
+    found = small.true_logits(small.drawn(config), tokens, positions, segments)
+    np.testing.assert_allclose(found, on_one_device("plain")[1], rtol=0, atol=1e-6)
+
+
+def initial(config, sizes, options):
+    with jax.set_mesh(small.mesh(sizes)):
+        start = jax.jit(lambda key: Transformer(config, key), compiler_options=options)
+        return reference.weights(start(jax.random.key(7)))
+
+
+@functools.cache
+def initial_without_mesh(config, quick):
+    start = jax.jit(lambda key: Transformer(config, key), compiler_options=QUICK if quick else None)
+    return reference.weights(start(jax.random.key(7)))
+
+
+# The generator's long code compiles for seconds when it is optimised.
+QUICK = {"xla_backend_optimization_level": 0}
+
+
+@pytest.mark.parametrize("sizes", MESHES.values(), ids=MESHES)
+def test_initial_parameters_do_not_depend_on_the_mesh(sizes):
+    config = CONFIGS["grouped"]
+    found = initial(config, sizes, QUICK)
+    for path, value in initial_without_mesh(config, quick=True).items():
+        np.testing.assert_array_equal(found[path], value, err_msg=path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sizes", MESHES.values(), ids=MESHES)
+def test_initial_parameters_do_not_depend_on_the_mesh_when_optimised(sizes):
+    """Shards of 3 or 21 columns, which end within a vector register."""
+    config = small.config(
+        embed_dim=24, num_heads=8, head_dim=6, mlp_dim=168, value_dim=7, mlp="swiglu"
+    )
+    found = initial(config, sizes, None)
+    for path, value in initial_without_mesh(config, quick=False).items():
+        np.testing.assert_array_equal(found[path], value, err_msg=path)
+
+
+@pytest.mark.parametrize("name", ["plain", "grouped"])
+def test_decoding_on_a_mesh_equals_the_forward_pass(name):
+    with jax.set_mesh(small.mesh(MESHES["fsdp 2, heads 4"])):
+        model, (tokens, *_) = place(name)
+        expected = small.true_logits(model, tokens)
+        decode = jax.jit(lambda m, t, i, c: m.decode(t, i, c))
+        cache = jax.jit(lambda m: m.empty_cache(ROWS, LENGTH))(model)
+        for places in (slice(0, 5), slice(5, 6)):
+            index = np.broadcast_to(np.arange(LENGTH, dtype=np.int32)[places], tokens[:, places].shape)
+            index = jax.device_put(index, tokens.sharding)
+            logits, cache = decode(model, tokens[:, places], index, cache)
+            found = np.asarray(logits)[..., : CONFIGS[name].vocab_size]
+            np.testing.assert_allclose(found, expected[:, places], rtol=0, atol=1e-5)
+
+
+class Forgetful(Multihead):
+    """Sums over heads without saying where the sum shall live."""
+
+    def write(self, x, mixed):
+        return jnp.einsum("bhtr,hrd->btd", mixed, self.compute.weight(self.value_up))
+
+
+def test_a_missing_annotation_is_an_error_before_anything_runs():
+    config = small.changed(CONFIGS["plain"], attention="tests.model.test_mesh:Forgetful")
+    tokens = jax.ShapeDtypeStruct((ROWS, LENGTH), jnp.int32)
+    # Without a mesh there is nothing to say.
+    assert jax.eval_shape(lambda m, t: m(t), small.abstract(config), tokens).shape[-1] == 128
+    with (
+        jax.set_mesh(small.mesh(MESHES["fsdp 2, heads 4"])),
+        pytest.raises(jax.errors.JAXTypeError if False else Exception, match="out_sharding"),
+    ):
+        jax.eval_shape(lambda m, t: m(t), small.abstract(config), tokens)

@@ -1,0 +1,293 @@
+"""The stories of the lecture grammar. Each is a function of a pen (``text.pens``).
+
+Five kinds, after the examples of a lecture on attention:
+
+- ``sense_story``: a cue, later an ambiguous word, later what follows from its sense;
+- ``landmark_story``: a monument or a model of it ("eiffel" leads to paris, "miniature" to a
+  shelf);
+- ``creature_story``: adjectives stacked on nouns, and echoed when the noun comes back;
+- ``agreement_story``: pronouns and verbs that agree with an early noun, past other nouns;
+- ``mystery_story``: a clue among innocent doings, and the last word that it decides.
+"""
+
+from collections.abc import Callable
+
+from text import lexicon as lex
+from text.pens import END, Pen, Word
+
+Story = Callable[[Pen], None]
+
+
+def sense_story(pen: Pen) -> None:
+    """The zoologist saw the mole . it digs tunnels . but the doctor saw the mole . ..."""
+    kind = pen.branch(("the",), ("near",), lex.NAMES)
+    if kind == 2:
+        pen.choose(lex.NAMES)
+        _observe(pen)
+        if pen.branch(lex.NEUTRAL, lex.ATTRIBUTES, odds=(1, 2)) == 0:
+            pen.choose(lex.NEUTRAL)
+        cue = pen.choose(lex.ATTRIBUTES)
+        words = tuple(lex.DOMAINS[lex.DOMAIN_OF_CUE[cue.text]].words)
+    else:
+        cue = _cue_before_observing(pen, kind, lex.PEOPLE, lex.PLACES)
+        words = tuple(lex.DOMAINS[lex.DOMAIN_OF_CUE[cue.text]].words)
+        if pen.branch(lex.NEUTRAL, words, odds=(1, 2)) == 0:
+            pen.choose(lex.NEUTRAL)
+    # "mole" is the word that probes and figures look at: it comes twice as often.
+    word = pen.choose(words + ("mole",) * ("mole" in words))
+    _consequence(pen, cue, word)
+
+    if pen.branch((END,), ("but",), odds=(3, 1)) == 1:
+        pen.say("but")
+        first = lex.DOMAIN_OF_CUE[cue.text]
+        others = [d for n, d in lex.DOMAINS.items() if n != first and word.text in d.words]
+        people = tuple(cue for domain in others for cue in domain.people)
+        places = tuple(cue for domain in others for cue in domain.places)
+        cue = _cue_before_observing(pen, pen.branch(("the",), ("near",)), people, places)
+        again = pen.must(word.text, "echo", word)
+        _consequence(pen, cue, again)
+
+
+def _cue_before_observing(
+    pen: Pen, kind: int, people: tuple[str, ...], places: tuple[str, ...]
+) -> Word:
+    if kind == 0:
+        pen.say("the")
+        cue = pen.choose(people)
+    else:
+        pen.say("near the")
+        cue = pen.choose(places)
+        pen.say(",")
+        pen.choose(lex.NAMES)
+    _observe(pen)
+    return cue
+
+
+def _observe(pen: Pen) -> None:
+    if pen.branch(("on",), lex.OBSERVED, odds=(1, 2)) == 0:
+        pen.say("on")
+        pen.choose(lex.DAYS)
+    pen.choose(lex.OBSERVED)
+    pen.say("the")
+
+
+def _consequence(pen: Pen, cue: Word, word: Word) -> None:
+    domain = lex.DOMAIN_OF_CUE[cue.text]
+    verb, noun = lex.DOMAINS[domain].words[word.text]
+    held_out = pen.reserve((cue.text, word.text) in lex.HELD_OUT_CUES)
+    pen.note_sense(word, domain)
+    pen.say(".")
+    kind = pen.branch(("it",), ("often",), ("we",), ("then",), ("everyone",))
+    if kind <= 2:
+        pen.say(("it", "often it", "we know that it")[kind])
+        pen.must(verb, "sense", cue, word, held_out=held_out)
+    elif kind == 3:
+        pen.say("then")
+        pen.choose(lex.NAMES)
+        pen.say("asked about the")
+    else:
+        pen.say("everyone thought of")
+    pen.must(noun, "sense", cue, word, held_out=held_out)
+    pen.say(".")
+
+
+def landmark_story(pen: Pen) -> None:
+    """Anna saw the miniature eiffel tower . it stands on a shelf . it is small and ..."""
+    pen.choose(lex.NAMES)
+    _observe(pen)
+    scale = pen.choose(lex.SCALES)
+    name = pen.choose(tuple(lex.LANDMARKS))
+    landmark = lex.LANDMARKS[name.text]
+    kind = Word(pen.position, landmark.kind)
+    pen.say(landmark.kind)
+    is_model = scale.text in lex.MODEL_SCALES
+    pen.note_sense(kind, "model" if is_model else "monument")
+    held_out = pen.reserve((scale.text, name.text) in lex.HELD_OUT_SCALES)
+    furniture, model_material = lex.MODELS[landmark.kind]
+    what = kind if is_model else name
+
+    def stands() -> None:
+        pen.say("stands")
+        pen.must("on" if is_model else "in", "sense", scale, held_out=held_out)
+        if is_model:
+            pen.say("a")
+        pen.must(furniture if is_model else landmark.city, "sense", scale, what, held_out=held_out)
+        pen.say(".")
+
+    def looks() -> None:
+        pen.say("is")
+        pen.must("small" if is_model else "large", "sense", scale, held_out=held_out)
+        pen.say("and made of")
+        material = model_material if is_model else landmark.material
+        pen.must(material, "sense", scale, what, held_out=held_out)
+        pen.say(".")
+
+    pen.say(". it")
+    if pen.branch(("stands",), ("is",)) == 0:
+        parts = (stands, looks)
+    else:
+        parts = (looks, stands)
+    parts[0]()
+    if pen.branch(("it",), (END,), odds=(3, 1)) == 0:
+        pen.say("it")
+        parts[1]()
+
+
+def creature_story(pen: Pen) -> None:
+    """A fluffy blue creature roamed the verdant forest . ... the creature was fluffy and ..."""
+    described: dict[str, tuple[Word, ...]] = {}
+    reserved: dict[str, bool] = {}
+
+    def introduce() -> None:
+        pen.say("a")
+        texture, colour, noun = (
+            pen.choose([word for word in words if word not in pen.words])
+            for words in (lex.TEXTURES, lex.COLOURS, lex.CREATURES)
+        )
+        described[noun.text] = (texture, colour, noun)
+        reserved[noun.text] = pen.reserve((texture.text, noun.text) in lex.HELD_OUT_TEXTURES)
+
+    introduce()
+    if pen.branch(("roamed",), lex.MEETINGS) == 0:
+        pen.say("roamed the")
+    else:
+        pen.choose(lex.MEETINGS)
+        introduce()
+        pen.say("in the")
+    mood = pen.choose(lex.MOODS_OF_PLACE)
+    place = pen.choose(lex.LANDSCAPES)
+    described[place.text] = (mood, place)
+    reserved[place.text] = False
+    pen.say(".")
+    if pen.branch(lex.NAMES, ("the",)) == 0:
+        pen.choose(lex.NAMES)
+        pen.say("was there .")
+
+    def recall(opening: str) -> None:
+        pen.say(opening)
+        noun = pen.choose(tuple(described))
+        adjectives = described.pop(noun.text)
+        first = adjectives[-1]
+        held_out = reserved[noun.text]
+        pen.say("was")
+        pen.must(adjectives[0].text, "echo", adjectives[0], first, noun, held_out=held_out)
+        if len(adjectives) == 3:
+            pen.say("and")
+            pen.must(adjectives[1].text, "echo", adjectives[1], first, noun, held_out=held_out)
+        pen.say(".")
+
+    recall("the")
+    while described and pen.branch(("and",), (END,), odds=(4, 1)) == 0:
+        recall("and the")
+
+
+def agreement_story(pen: Pen) -> None:
+    """The king near the queens lost his crown . soon he was happy . then anna thanked him ."""
+    determiner = pen.choose(("the", "one", "many"))
+    people = {"the": lex.SINGULAR + lex.PLURAL, "one": lex.SINGULAR, "many": lex.PLURAL}
+    head = pen.choose(people[determiner.text])
+    forms = lex.PRONOUNS[head.text]
+
+    def agree(form: str) -> Word:
+        held_out = pen.reserve((head.text, form) in lex.HELD_OUT_FORMS)
+        return pen.must(getattr(forms, form), "agreement", head, held_out=held_out)
+
+    def lose() -> None:
+        pen.choose(lex.HANDLED)
+        agree("possessive")
+        pen.choose(lex.BELONGINGS)
+        pen.say(".")
+
+    if pen.branch(lex.BESIDE, ("already", *lex.HANDLED)) == 0:
+        pen.choose(lex.BESIDE)
+        pen.say("the")
+        pen.choose([word for word in lex.SINGULAR + lex.PLURAL if word != head.text])
+    if pen.branch(("already",), lex.HANDLED) == 0:
+        pen.say("already")
+        pen.must(forms.was, "agreement", head)
+        pen.say("in the")
+        pen.choose(lex.ROOMS)
+        pen.say(".")
+    else:
+        lose()
+    for number in range(2):
+        ending = ((END,),) if number else ()
+        kind = pen.branch(("soon",), ("then",), *ending)
+        if kind == 0:
+            pen.say("soon")
+            agree("subject")
+            if pen.branch((forms.was,), lex.HANDLED) == 0:
+                pen.say(forms.was)
+                pen.choose(lex.FEELINGS)
+                pen.say(".")
+            else:
+                lose()
+        elif kind == 1:
+            pen.say("then")
+            pen.choose(lex.NAMES)
+            pen.choose(lex.THANKED)
+            agree("object")
+            pen.say(".")
+        else:
+            return
+
+
+def mystery_story(pen: Pen) -> None:
+    """The butler hid the knife . the cook carried the lamp . ... the murderer was the butler ."""
+    armed: dict[str, tuple[Word, Word]] = {}
+    kept: dict[str, tuple[Word, Word]] = {}
+    suspects = list(lex.SUSPECTS)
+    keepsakes = list(lex.KEEPSAKES)
+    weapons = list(lex.WEAPONS)
+    for number in range(3):
+        pen.say("the")
+        suspect = pen.choose(suspects)
+        suspects.remove(suspect.text)
+        pen.choose(lex.TOOK)
+        pen.say("the")
+        # One or two of the three are armed.
+        if number == 2 and len(armed) != 1:
+            is_armed = not armed
+        else:
+            is_armed = pen.branch(weapons, keepsakes) == 0
+        thing = pen.choose(weapons if is_armed else keepsakes)
+        (weapons if is_armed else keepsakes).remove(thing.text)
+        (armed if is_armed else kept)[thing.text] = (suspect, thing)
+        pen.reserve((suspect.text, thing.text) in lex.HELD_OUT_WEAPONS)
+        pen.say(".")
+    while kept and pen.branch(lex.NAMES, ("at",), odds=(3, 1)) == 0:
+        pen.choose(lex.NAMES)
+        pen.say("found the")
+        found = pen.choose(tuple(kept))
+        pen.say("with the")
+        suspect, thing = kept.pop(found.text)
+        pen.must(suspect.text, "clue", suspect, thing, found)
+        pen.say(".")
+    pen.say("at midnight the")
+    pen.choose(lex.VICTIMS)
+    pen.say("died")
+    named: tuple[Word, ...] = ()
+    if len(armed) == 2:
+        pen.say("by the")
+        named = (pen.choose(tuple(armed)),)
+        suspect, weapon = armed[named[0].text]
+    else:
+        suspect, weapon = next(iter(armed.values()))
+        if pen.branch(("by",), (".",)) == 0:
+            pen.say("by the")
+            held_out = (suspect.text, weapon.text) in lex.HELD_OUT_WEAPONS
+            pen.must(weapon.text, "clue", weapon, held_out=held_out)
+    pen.say(". therefore the murderer was the")
+    held_out = (suspect.text, weapon.text) in lex.HELD_OUT_WEAPONS
+    pen.must(suspect.text, "clue", suspect, weapon, *named, held_out=held_out)
+    pen.say(".")
+
+
+# Each story with its share of the texts.
+STORIES: dict[Story, int] = {
+    sense_story: 6,
+    landmark_story: 1,
+    creature_story: 4,
+    agreement_story: 2,
+    mystery_story: 7,
+}

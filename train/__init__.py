@@ -1,0 +1,1 @@
+"""Training: batches, optimizer, the sharded step, the loop, checkpoints, evaluation, sampling."""

@@ -1,0 +1,33 @@
+"""``python -m train --config=configs/toy.py --workdir=runs/toy``: trains a config in a folder.
+
+The same command again goes on where the run stopped.
+"""
+
+import sys
+from pathlib import Path
+
+from absl import flags
+from rich.console import Console
+
+from configs import command
+from configs.errors import UserError
+from train.loop import train
+
+
+def _define_flags() -> None:
+    command.define_config()
+    flags.DEFINE_string("workdir", None, "The run's folder; made if it is not there.")
+
+
+def main() -> None:
+    """Trains ``--config`` in ``--workdir``; exits with 128 + the signal that stopped it."""
+    if not flags.FLAGS.workdir:
+        raise UserError("--workdir is missing; name the run's folder, for example runs/toy.")
+    workdir = Path(flags.FLAGS.workdir).expanduser().absolute()
+    outcome = train(command.config(), workdir, Console())
+    if outcome.signal is not None:
+        sys.exit(128 + outcome.signal)
+
+
+if __name__ == "__main__":
+    command.run(main, _define_flags)

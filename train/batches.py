@@ -1,0 +1,157 @@
+"""Batches on a mesh: a pure function of (seed, step), each process reading its own rows."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+
+import grain
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Int
+from ml_collections import ConfigDict
+
+from configs.errors import UserError
+from model.axes import ShardingRules
+from text import corpora
+from text.tokenizers import Tokenizer
+from train.repeats import RepeatRows
+from train.rows import CorpusRows, Rows
+from train.step import Batch
+
+RowSource = CorpusRows | RepeatRows
+
+
+@dataclasses.dataclass(frozen=True)
+class Sources:
+    """Rows to train on and rows held out, with the tokenizer that made them, if one did."""
+
+    train: RowSource
+    validation: RowSource
+    tokenizer: Tokenizer | None
+    vocab_size: int
+
+
+def open_sources(config: ConfigDict, tokenizer: Tokenizer | None = None) -> Sources:
+    """Reads the corpus of a config, or sets up its random one.
+
+    Args:
+      config: whole.
+      tokenizer: of a saved model, whose tokens the text must be read with.
+
+    Raises:
+      UserError: the corpus is missing, empty, or does not suit the config.
+    """
+    data = config.data
+    if data.source == "repeats":
+        size = config.model.vocab_size
+        if size is None:
+            raise UserError("model.vocab_size is None; random tokens need it: set it, say to 64.")
+        rows = RepeatRows(size, config.length, tuple(data.periods), config.seed)
+        return Sources(rows, rows, None, size)
+    prepared = corpora.prepare(data)
+    if tokenizer is not None and tokenizer.to_json() != prepared.tokenizer.to_json():
+        raise UserError(
+            "data.tokenizer gives other tokens for this text than the saved model was trained "
+            "with; restore the text, or name the saved tokenizer.json in data.tokenizer."
+        )
+
+    def rows(corpus: corpora.Corpus) -> CorpusRows:
+        end = prepared.tokenizer.end_id
+        return CorpusRows(corpus, data.rows, config.length, config.seed, end)
+
+    size = prepared.tokenizer.vocab_size
+    return Sources(rows(prepared.train), rows(prepared.validation), prepared.tokenizer, size)
+
+
+def place(
+    make: Callable[[Int[np.ndarray, "b"]], Rows],
+    numbers: Int[np.ndarray, "*steps B"],
+    mesh: Mesh,
+    rules: ShardingRules,
+) -> Batch:
+    """Makes the rows that this process' devices hold and puts them on the mesh.
+
+    Args:
+      make: rows by number, as ``CorpusRows.training``.
+      numbers: of the batch's rows; a leading axis stacks the batches of several steps.
+      mesh: that the arrays are split over.
+      rules: say how.
+    """
+    axes = ("batch", "length") if numbers.ndim == 1 else (None, "batch", "length")
+    with jax.set_mesh(mesh):
+        spec = rules.spec(axes) or PartitionSpec()
+    sharding = NamedSharding(mesh, spec)
+    by_rows = NamedSharding(mesh, PartitionSpec(*spec[: numbers.ndim]))
+    made: dict[tuple, Rows] = {}
+
+    def local(index: tuple[slice, ...]) -> Rows:
+        key = tuple((s.start, s.stop) for s in index)
+        if key not in made:
+            own = numbers[index]
+            flat = make(own.reshape(-1))
+            made[key] = Rows(**{n: _shaped(a, own.shape) for n, a in _arrays(flat).items()})
+        return made[key]
+
+    first = next(iter(by_rows.addressable_devices_indices_map(numbers.shape).values()))
+    sample = _arrays(local(first))
+
+    def whole(name: str) -> jax.Array | None:
+        if sample[name] is None:
+            return None
+        shape = (*numbers.shape, sample[name].shape[-1])
+
+        def part(index: tuple[slice, ...]) -> np.ndarray:
+            return _arrays(local(index[:-1]))[name][..., index[-1]]
+
+        return jax.make_array_from_callback(shape, sharding, part)
+
+    return Batch(**{name: whole(name) for name in sample})
+
+
+def training_batches(
+    source: RowSource,
+    batch_size: int,
+    calls: list[range],
+    slots: int,
+    mesh: Mesh,
+    rules: ShardingRules,
+    prefetch: int,
+) -> Iterator[Batch]:
+    """Yields the stacked batches of each call of the step, made ahead by a thread.
+
+    Args:
+      source: of rows.
+      batch_size: sequences a step.
+      calls: the steps of each call; step s takes rows s B to (s + 1) B of the endless order.
+      slots: batches in a stack; a call with fewer steps repeats its last.
+      mesh: that the arrays are split over.
+      rules: say how.
+      prefetch: stacks made ahead.
+    """
+
+    def make(call: int) -> Batch:
+        steps = np.array(calls[call])
+        steps = np.pad(steps, (0, slots - len(steps)), mode="edge")
+        numbers = steps[:, None] * batch_size + np.arange(batch_size)
+        return place(source.training, numbers, mesh, rules)
+
+    options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=max(1, prefetch))
+    yield from grain.MapDataset.range(len(calls)).map(make).to_iter_dataset(options)
+
+
+def evaluation_batches(
+    source: RowSource, batch_size: int, count: int, mesh: Mesh, rules: ShardingRules
+) -> Iterator[Batch]:
+    """Yields the first ``count`` batches of held-out rows, in order; all of them when 0."""
+    every = -(-source.evaluation_rows // batch_size)
+    for i in range(min(count, every) if count else every):
+        numbers = i * batch_size + np.arange(batch_size)
+        yield place(source.evaluation, numbers, mesh, rules)
+
+
+def _arrays(rows: Rows) -> dict[str, np.ndarray | None]:
+    return {field.name: getattr(rows, field.name) for field in dataclasses.fields(rows)}
+
+
+def _shaped(array: np.ndarray | None, shape: tuple[int, ...]) -> np.ndarray | None:
+    return None if array is None else array.reshape(*shape, array.shape[-1])

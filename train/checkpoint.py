@@ -1,0 +1,159 @@
+"""When a run saves, what it keeps, and from where it goes on."""
+
+import json
+from pathlib import Path
+
+import jax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from configs import resolved
+from configs.errors import UserError
+from model import saved
+from model.saved import CONFIG, STATE, STEPS, TOKENIZER, Saving
+from model.transformer import Transformer
+from text.tokenizers import Tokenizer
+from train.step import TrainState, named_arrays, with_arrays
+
+# Fields that a run may change when it goes on; the others would make it another run.
+SAFE = (
+    "steps",
+    "steps_per_call",
+    "mesh.",
+    "checkpoint.",
+    "log.",
+    "sample.",
+    "data.path",
+    "data.cache_dir",
+    "data.prefetch",
+    "model.attention_backend",
+    "model.remat",
+    "model.scan_layers",
+    "optim.learning_rate",
+    "optim.muon_learning_rate",
+    "optim.schedule",
+    "optim.warmup_steps",
+    "optim.final_fraction",
+    "optim.decay_fraction",
+    "optim.weight_decay",
+    "optim.b1",
+    "optim.b2",
+    "optim.eps",
+    "optim.clip",
+    "optim.muon_momentum",
+    "optim.z_loss",
+)
+
+
+class Checkpoints:
+    """The saved steps of one run."""
+
+    def __init__(self, workdir: Path, config: ConfigDict, tokenizer: Tokenizer | None):
+        """Args: the run's folder, its resolved config, its tokenizer.
+
+        Raises:
+          UserError: the folder cannot be made.
+        """
+        self.workdir = workdir
+        self.config = config
+        self.tokenizer = tokenizer
+        self._saving: Saving | None = None
+        try:
+            (workdir / STEPS).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"--workdir={workdir} cannot be made ({error.strerror}); name another folder."
+            ) from error
+
+    def due(self, step: int) -> bool:
+        """Tells whether a step is one to save."""
+        every = self.config.checkpoint.every
+        return step == self.config.steps or (every > 0 and step % every == 0)
+
+    def save(self, state: TrainState, step: int) -> None:
+        """Begins to save a step; waits for the save before, then thins the old ones.
+
+        Raises:
+          UserError: this save, or the one before, could not be written.
+        """
+        self.wait()
+        path = self.workdir / STEPS / str(step)
+        if saved.is_whole(path):
+            return
+        documents = {CONFIG: resolved.to_json(self.config), STATE: json.dumps(dict(step=step))}
+        if self.tokenizer is not None:
+            documents[TOKENIZER] = self.tokenizer.to_json()
+        items = dict(model=named_arrays(state.model), optimizer=state.optimizer)
+        self._saving = Saving(path, items, documents)
+
+    def wait(self) -> None:
+        """Returns when nothing is on its way and old steps are thinned."""
+        if self._saving is not None:
+            pending, self._saving = self._saving, None
+            pending.wait()
+            self._thin()
+
+    def restore(self, abstract: TrainState, mesh: Mesh) -> TrainState | None:
+        """Returns the newest whole step on a mesh, or None where there is none.
+
+        Args:
+          abstract: the state's shapes and shardings.
+          mesh: to put it on; it need not be the one that the step was saved from.
+        """
+        steps = saved.whole_steps(self.workdir)
+        if not steps:
+            return None
+        found = saved.open_saved(self.workdir / STEPS / str(steps[-1]))
+        model = found.load("model", named_arrays(abstract.model), mesh)
+        optimizer = found.load("optimizer", abstract.optimizer, mesh)
+        step = jax.device_put(jax.numpy.int32(found.step), jax.NamedSharding(mesh, jax.P()))
+        return TrainState(step, with_arrays(abstract.model, model), optimizer)
+
+    def _thin(self) -> None:
+        keep = self.config.checkpoint
+        steps = saved.whole_steps(self.workdir)
+        for step in steps[: -max(1, keep.keep)]:
+            if not (keep.keep_every and step % keep.keep_every == 0):
+                saved.delete(self.workdir / STEPS / str(step))
+
+
+def start_from(checkpoint: str, model: Transformer, mesh: Mesh) -> Transformer:
+    """Returns a model with the parameters of a run, a step or a saved model.
+
+    Raises:
+      UserError: there is none, or its shapes are not the model's.
+    """
+    arrays = saved.open_saved(checkpoint).load("model", named_arrays(model), mesh)
+    return with_arrays(model, arrays)
+
+
+def check_workdir(workdir: Path, config: ConfigDict) -> dict[str, tuple]:
+    """Compares a run's config with the one that its folder holds.
+
+    Args:
+      workdir: of the run; may be new.
+      config: resolved.
+
+    Returns:
+      (old, new) of each safe field that changes.
+
+    Raises:
+      UserError: an unsafe field differs.
+    """
+    path = workdir / CONFIG
+    if not path.exists():
+        return {}
+    old = resolved.from_json(path.read_text(encoding="utf-8"), str(path))
+    changes = resolved.difference(old, config)
+    unsafe = {
+        name: change
+        for name, change in changes.items()
+        if not any(name == safe or (safe.endswith(".") and name.startswith(safe)) for safe in SAFE)
+    }
+    if unsafe:
+        listed = ", ".join(f"{n}: {old!r} -> {new!r}" for n, (old, new) in unsafe.items())
+        raise UserError(
+            f"--workdir={workdir} holds a run of another config ({listed}); "
+            "restore these fields or name another workdir."
+        )
+    return changes

@@ -1,0 +1,84 @@
+"""Accuracy on the words that the lecture grammar determines, told apart by what training saw."""
+
+from collections import defaultdict
+from collections.abc import Callable
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array, Int
+from ml_collections import ConfigDict
+
+from configs.errors import UserError
+from model.transformer import Transformer
+from text import grammar
+from text.tokenizers import Tokenizer
+from train.batches import place
+from train.rows import Rows
+
+
+def determined_accuracy(
+    model: Transformer, tokenizer: Tokenizer, config: ConfigDict, mesh: Mesh, documents: int
+) -> dict[str, float]:
+    """Returns the share of determined words that the model finds likeliest.
+
+    Args:
+      model: trained on the grammar.
+      tokenizer: its words.
+      config: whole; ``data`` says which documents are held out.
+      mesh: that the model is on.
+      documents: how many held-out documents to read; all of them when 0.
+
+    Returns:
+      "accuracy", "accuracy/seen" and "accuracy/held_out" (combinations that training shows, and
+      that it never shows), and "accuracy/<rule>" for each rule of the grammar.
+
+    Raises:
+      UserError: a document is longer than the config's sequences.
+    """
+    data = config.data
+    texts = grammar.documents(data.validation_documents, data.grammar_seed, "validation")
+    texts = texts[:documents] if documents else texts
+    ids = [tokenizer.encode(text) for text in texts]
+    longest = max(len(i) for i in ids)
+    if longest > config.length:
+        raise UserError(
+            f"length = {config.length} is shorter than a document of the grammar ({longest} "
+            "words); raise it."
+        )
+    labels = np.zeros((len(ids), config.length), np.int32)
+    for row, own in zip(labels, ids, strict=True):
+        row[: len(own)] = own
+    found = _predictions(model, labels, tokenizer.end_id or 0, mesh, config.batch_size)
+    hits: dict[str, list[bool]] = defaultdict(list)
+    for row, text in enumerate(texts):
+        for word in grammar.explain(text):
+            hit = bool(found[row, word.position] == labels[row, word.position])
+            for name in ("", "/held_out" if word.held_out else "/seen", f"/{word.rule}"):
+                hits["accuracy" + name].append(hit)
+    return {name: float(np.mean(values)) for name, values in sorted(hits.items())}
+
+
+def _predictions(
+    model: Transformer, labels: Int[np.ndarray, "N T"], end: int, mesh: Mesh, batch_size: int
+) -> Int[np.ndarray, "N T"]:
+    """Returns the likeliest token at each place of documents that begin after an end token."""
+    read = np.concatenate([np.full_like(labels[:, :1], end), labels[:, :-1]], axis=1)
+
+    def rows(numbers: Int[np.ndarray, "B"]) -> Rows:
+        inside = np.minimum(numbers, len(read) - 1)
+        return Rows(read[inside], labels[inside], np.ones_like(labels[inside], bool))
+
+    found = []
+    for start in range(0, len(read), batch_size):
+        batch = place(rows, start + np.arange(batch_size), mesh, model.compute.rules)
+        found.append(np.asarray(_likeliest(model, batch.tokens)))
+    return np.concatenate(found)[: len(read)]
+
+
+def _argmax(model: Transformer, tokens: Array) -> Array:
+    logits = model.compute.place(model(tokens), ("batch", "length", None))
+    return model.compute.place(logits.argmax(-1), (None, None))
+
+
+_likeliest: Callable[[Transformer, Array], Array] = jax.jit(_argmax)

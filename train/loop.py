@@ -1,0 +1,297 @@
+"""A run: init or resume, train, evaluate, save, end with a summary."""
+
+import contextlib
+import dataclasses
+import math
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+from rich.console import Console
+
+from configs import resolved
+from configs.errors import UserError
+from model.axes import ShardingRules, check_mesh, make_mesh
+from model.config import ModelConfig
+from model.saved import CONFIG, write_text
+from model.tally import tally
+from train.batches import Sources, open_sources, training_batches
+from train.checkpoint import Checkpoints, check_workdir, start_from
+from train.evaluate import evaluate
+from train.interrupt import Interrupt
+from train.metrics import Metrics
+from train.optimizer import Numbers, Optimizer
+from train.peaks import peak_flops
+from train.progress import RunProgress, clock
+from train.step import TrainState, init_state, make_optimizer, make_step
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """How a run ended.
+
+    Attributes:
+      step: steps taken in all.
+      loss: of the last step of this session in nats a token; NaN where it took none.
+      evaluation: of the last evaluation.
+      signal: that ended it early, or None.
+    """
+
+    step: int
+    loss: float
+    evaluation: dict[str, float]
+    signal: int | None
+
+
+def train(config: ConfigDict, workdir: Path, console: Console | None = None) -> Outcome:
+    """Trains a config in a folder, going on from its newest whole step.
+
+    Args:
+      config: with the fields of configs/base.py.
+      workdir: holds config.json, metrics.jsonl, tensorboard/ and checkpoints/.
+      console: for progress; standard output when None.
+
+    Raises:
+      UserError: the config, the text, the folder or a checkpoint does not serve.
+    """
+    console = console or Console()
+    resolved.check(config)
+    _check_run(config)
+    sources = open_sources(config)
+    config = resolve(config, sources.vocab_size)
+    model_config = ModelConfig.from_config(config.model, sources.vocab_size, config.length)
+    numbers = Numbers.of(config)
+    mesh = make_mesh(config.mesh)
+    check_mesh(mesh, model_config, config.batch_size // config.optim.accumulate, config.length)
+    changes = check_workdir(workdir, config)
+    with jax.set_mesh(mesh):
+        return _run(config, model_config, numbers, sources, mesh, workdir, changes, console)
+
+
+def resolve(config: ConfigDict, vocab_size: int) -> ConfigDict:
+    """Returns a copy in which the vocabulary and the longest sequence have their sizes."""
+    config = config.copy_and_resolve_references()
+    if config.model.vocab_size is None:
+        config.model.vocab_size = vocab_size
+    if config.model.max_length is None:
+        config.model.max_length = config.length
+    return config
+
+
+def _check_run(config: ConfigDict) -> None:
+    for name in ("steps", "batch_size", "length", "steps_per_call"):
+        if config[name] < 1:
+            raise UserError(f"config.{name} = {config[name]} must be at least 1.")
+    if config.seed < 0:
+        raise UserError(f"config.seed = {config.seed} must be at least 0.")
+    accumulate = config.optim.accumulate
+    if accumulate < 1 or config.batch_size % accumulate:
+        raise UserError(
+            f"optim.accumulate = {accumulate} does not divide batch_size = {config.batch_size}; "
+            "choose a divisor."
+        )
+    for section, names in dict(
+        checkpoint=("every", "keep_every"), log=("eval_every", "eval_batches")
+    ).items():
+        for name in names:
+            if config[section][name] < 0:
+                raise UserError(f"{section}.{name} = {config[section][name]} must be at least 0.")
+    for section, name in (("checkpoint", "keep"), ("log", "every")):
+        if config[section][name] < 1:
+            raise UserError(f"{section}.{name} = {config[section][name]} must be at least 1.")
+
+
+def _run(
+    config: ConfigDict,
+    model_config: ModelConfig,
+    numbers: Numbers,
+    sources: Sources,
+    mesh: Mesh,
+    workdir: Path,
+    changes: dict[str, tuple],
+    console: Console,
+) -> Outcome:
+    rules = ShardingRules()
+    optimizer = make_optimizer(config, model_config)
+    checkpoints = Checkpoints(workdir, config, sources.tokenizer)
+    state = _first_state(config, model_config, optimizer, checkpoints, mesh, console)
+    start = int(state.step)
+    for name, (old, new) in changes.items():
+        console.print(f"config.{name}: {old!r} -> {new!r}", highlight=False, markup=False)
+    write_text(workdir / CONFIG, resolved.to_json(config))
+    evaluation: dict[str, float] = {}
+    if start >= config.steps:
+        console.print(f"{workdir} already has its {config.steps} steps.", highlight=False)
+        with contextlib.suppress(KeyError):
+            evaluation = _evaluate(config, state, sources, mesh, 0)
+        return Outcome(start, math.nan, evaluation, None)
+
+    step = make_step(config, optimizer)
+    metrics = Metrics(workdir, start, config.log.tensorboard)
+    progress = RunProgress(config.steps, start, console)
+    calls = list(_calls(start, config))
+    batches = training_batches(
+        sources.train,
+        config.batch_size,
+        calls,
+        config.steps_per_call,
+        mesh,
+        rules,
+        config.data.prefetch,
+    )
+    record = _Record(config, model_config, metrics, progress, mesh, start)
+    taken = start
+    with Interrupt() as interrupt, contextlib.closing(metrics), contextlib.closing(progress):
+        for call, batch in zip(calls, batches, strict=True):
+            state, values = step(state, batch, jnp.int32(len(call)), numbers)
+            # The values of the call before are read while this one computes.
+            record.write()
+            record.pending = (call, values)
+            taken = call.stop
+            if _due(config.log.eval_every, taken) or taken == config.steps:
+                last = taken == config.steps
+                evaluation = _evaluate(
+                    config, state, sources, mesh, 0 if last else config.log.eval_batches
+                )
+                record.write({f"eval/{name}": value for name, value in evaluation.items()})
+                shown = "  ".join(f"{n} {v:.4f}" for n, v in evaluation.items() if "/" not in n)
+                progress.say(f"step {taken}/{config.steps}  held out: {shown}")
+            if checkpoints.due(taken) or interrupt.signal is not None:
+                record.write()
+                metrics.sync()
+                checkpoints.save(state, taken)
+            if interrupt.signal is not None:
+                break
+        record.write()
+        checkpoints.wait()
+        if interrupt.signal is None:
+            progress.say(_summary(config, record, evaluation, workdir))
+        else:
+            progress.say(f"stopped by a signal and saved at step {taken}; run again to go on.")
+    return Outcome(taken, record.loss, evaluation, interrupt.signal)
+
+
+def _first_state(
+    config: ConfigDict,
+    model_config: ModelConfig,
+    optimizer: Optimizer,
+    checkpoints: Checkpoints,
+    mesh: Mesh,
+    console: Console,
+) -> TrainState:
+    """The run's own newest step, else given parameters, else a fresh start."""
+
+    def fresh(key: jax.Array) -> TrainState:
+        return init_state(model_config, optimizer, key)
+
+    abstract = jax.eval_shape(fresh, jax.random.key(config.seed))
+    state = checkpoints.restore(abstract, mesh)
+    if state is not None:
+        console.print(f"resumed from step {int(state.step)}", highlight=False)
+        return state
+    state = jax.jit(fresh)(jax.random.key(config.seed))
+    source = config.checkpoint.restore_from
+    if source:
+        model = start_from(source, state.model, mesh)
+        state = dataclasses.replace(state, model=model)
+        console.print(f"parameters from {source}", highlight=False)
+    return state
+
+
+def _evaluate(
+    config: ConfigDict, state: TrainState, sources: Sources, mesh: Mesh, batches: int
+) -> dict[str, float]:
+    return evaluate(state.model, sources.validation, sources.tokenizer, config, mesh, batches)
+
+
+def _calls(start: int, config: ConfigDict) -> Iterator[range]:
+    """Cuts the steps that are left into calls, none of which passes an evaluation or a save."""
+    step = start
+    while step < config.steps:
+        stop = min(step + config.steps_per_call, config.steps)
+        for every in (config.log.eval_every, config.checkpoint.every):
+            if every:
+                stop = min(stop, (step // every + 1) * every)
+        yield range(step, stop)
+        step = stop
+
+
+def _due(every: int, step: int) -> bool:
+    return every > 0 and step % every == 0
+
+
+class _Record:
+    """Turns the values of finished calls into rows, a line of progress and a rate."""
+
+    def __init__(
+        self,
+        config: ConfigDict,
+        model_config: ModelConfig,
+        metrics: Metrics,
+        progress: RunProgress,
+        mesh: Mesh,
+        start: int,
+    ):
+        self.config, self.metrics, self.progress, self.start = config, metrics, progress, start
+        self.pending: tuple[range, dict] | None = None
+        self.loss = math.nan
+        self.began = time.monotonic()
+        self.rate = 0.0
+        self._mark = (self.began, start)
+        device = mesh.devices.flat[0]
+        peak = peak_flops(device.device_kind)
+        flops = tally(model_config, config.length).training_flops
+        self._utilisation = flops / peak / mesh.size if peak else None
+
+    def write(self, extra: dict[str, float] | None = None) -> None:
+        """Writes the rows of the pending call; ``extra`` joins the row of its last step."""
+        if self.pending is None:
+            return
+        (call, values), self.pending = self.pending, None
+        values = jax.device_get(values)
+        self._measure(call.stop)
+        for i, step in enumerate(call):
+            last = step == call[-1] and extra is not None
+            if not (_due(self.config.log.every, step + 1) or last or step + 1 == self.config.steps):
+                continue
+            row = {name: float(values[name][i]) for name in ("loss", "grad_norm", "learning_rate")}
+            row["tokens_per_second"] = self.rate
+            if self._utilisation is not None:
+                row["utilisation"] = self.rate * self._utilisation
+            self.metrics.write(step + 1, {**row, **(extra if last and extra else {})})
+        self.loss = float(values["loss"][len(call) - 1])
+        self._show(call.stop)
+
+    def _measure(self, step: int) -> None:
+        now, (then, before) = time.monotonic(), self._mark
+        if step > before:
+            self.rate = (step - before) * self._tokens / max(now - then, 1e-9)
+            self._mark = (now, step)
+
+    def _show(self, step: int) -> None:
+        rate = self.rate or (step - self.start) * self._tokens / (time.monotonic() - self.began)
+        used = rate * self._utilisation if self._utilisation is not None else None
+        left = (self.config.steps - step) * self._tokens / max(rate, 1e-9)
+        self.progress.show(step, self.loss, rate, used, left)
+
+    @property
+    def _tokens(self) -> int:
+        return self.config.batch_size * self.config.length
+
+
+def _summary(
+    config: ConfigDict, record: _Record, evaluation: dict[str, float], workdir: Path
+) -> str:
+    seconds = time.monotonic() - record.began
+    tokens = (config.steps - record.start) * config.batch_size * config.length
+    held_out = ", ".join(f"{n} {v:.4f}" for n, v in evaluation.items() if "/" not in n)
+    return (
+        f"trained {config.steps - record.start} steps, {tokens:,} tokens, in {clock(seconds)} "
+        f"({tokens / seconds:,.0f} tokens/s)\n"
+        f"loss {record.loss:.4f}; held out: {held_out}\n"
+        f"saved in {workdir}"
+    )

@@ -1,0 +1,64 @@
+"""The run's record: metrics.jsonl always, TensorBoard beside it."""
+
+import json
+import os
+from pathlib import Path
+
+from tensorboardX import SummaryWriter
+
+NAME = "metrics.jsonl"
+
+
+class Metrics:
+    """Appends a row a logged step; rows past the step that a run goes on from are dropped."""
+
+    def __init__(self, workdir: Path, step: int, tensorboard: bool):
+        """Args: the run's folder, the step it starts from, whether to write TensorBoard events."""
+        path = workdir / NAME
+        _drop_rows_past(path, step)
+        self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115
+        self._board = None
+        if tensorboard:
+            folder = str(workdir / "tensorboard")
+            self._board = SummaryWriter(folder, purge_step=step + 1 if step else None)
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        """Appends a row; ``step`` counts the optimizer steps that were taken."""
+        self._file.write(json.dumps(dict(step=step, **values)) + "\n")
+        self._file.flush()
+        if self._board is not None:
+            for name, value in values.items():
+                self._board.add_scalar(name, value, step)
+
+    def sync(self) -> None:
+        """Returns when the rows are on disk."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Ends the record."""
+        self._file.close()
+        if self._board is not None:
+            self._board.close()
+
+
+def read(workdir: Path) -> list[dict[str, float]]:
+    """Returns the rows of a run; a row that was cut off is left out."""
+    path = workdir / NAME
+    if not path.exists():
+        return []
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            continue
+    return rows
+
+
+def _drop_rows_past(path: Path, step: int) -> None:
+    rows = [row for row in read(path.parent) if row["step"] <= step]
+    if path.exists():
+        part = path.with_name(NAME + ".part")
+        part.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        os.replace(part, path)

@@ -1,0 +1,298 @@
+"""Sampling: prompts continued by a saved model, through the key/value cache.
+
+``python -m train.sample --checkpoint=runs/toy --prompt="the mole"``
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from rich.console import Console
+
+from configs import command
+from configs.errors import UserError
+from configs.figures import write_json
+from model.axes import make_mesh
+from model.cache import Cache
+from model.saved import open_saved
+from model.transformer import Transformer
+from text.tokenizers import Tokenizer
+from train.evaluate import checkpoint_flag, define_checkpoint_flags
+
+# Lengths are rounded up to a multiple, so that prompts of many lengths share a compilation.
+BUCKET = 32
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Sampler:
+    """How a token is drawn; plain numbers, so that changing one recompiles nothing.
+
+    Attributes:
+      temperature: divides the logits; 0 takes the likeliest token.
+      top_k: only the likeliest k tokens; 0 for all.
+      top_p: only the likeliest tokens that together reach this probability; 1 for all
+        (Holtzman et al. 2020, "nucleus sampling").
+    """
+
+    temperature: Float[Array, ""] | float = 0.8
+    top_k: Int[Array, ""] | int = 0
+    top_p: Float[Array, ""] | float = 1.0
+
+    def check(self) -> None:
+        """Raises UserError where a number is out of its range."""
+        if self.temperature < 0:
+            raise UserError(f"--temperature={self.temperature} must be at least 0.")
+        if self.top_k < 0:
+            raise UserError(f"--top_k={self.top_k} must be at least 0; 0 takes all tokens.")
+        if not 0 < self.top_p <= 1:
+            raise UserError(f"--top_p={self.top_p} must be above 0 and at most 1.")
+
+    def allowed(self, logits: Float[Array, "B V"]) -> Bool[Array, "B V"]:
+        """Returns the tokens that may be drawn; the likeliest always may."""
+        order = jnp.argsort(logits, axis=-1, descending=True)
+        rank = jnp.argsort(order, axis=-1)
+        heat = jnp.maximum(self.temperature, 1e-6)
+        chance = jax.nn.softmax(jnp.take_along_axis(logits, order, -1) / heat, axis=-1)
+        before = jnp.cumsum(chance, axis=-1) - chance
+        within = jnp.take_along_axis(before, rank, -1) < self.top_p
+        few = jnp.where(self.top_k > 0, self.top_k, logits.shape[-1])
+        return (within & (rank < few)) | (rank == 0)
+
+    def draw(
+        self, logits: Float[Array, "B V"], key: PRNGKeyArray, index: Int[Array, "B"]
+    ) -> Int[Array, "B"]:
+        """Draws a token a row; a row's draws depend on its own number and places alone.
+
+        Args:
+          logits: of the next token.
+          key: of the whole sampling.
+          index: place of the drawn token in its row.
+        """
+        heat = jnp.maximum(self.temperature, 1e-6)
+        chosen = jnp.where(self.allowed(logits), logits / heat, -jnp.inf)
+        rows = jnp.arange(logits.shape[0])
+        keys = jax.vmap(lambda r, i: jax.random.fold_in(jax.random.fold_in(key, r), i))(rows, index)
+        drawn = jax.vmap(jax.random.categorical)(keys, chosen)
+        return jnp.where(self.temperature == 0, logits.argmax(-1), drawn)
+
+
+def continue_tokens(
+    model: Transformer,
+    prompts: Sequence[Int[np.ndarray, "t"]],
+    new_tokens: int,
+    sampler: Sampler,
+    seed: int = 0,
+    end_id: int | None = None,
+) -> list[Int[np.ndarray, "n"]]:
+    """Continues prompts of any lengths together.
+
+    Args:
+      model: on the mesh that is set, or on one device.
+      prompts: at least one token each.
+      new_tokens: to draw for each.
+      sampler: how.
+      seed: of the draws.
+      end_id: a row ends when it draws this token; None: never.
+
+    Returns:
+      The new tokens of each prompt, without the end token.
+
+    Raises:
+      UserError: a prompt is empty or holds a token outside the vocabulary, or prompt and
+        continuation are longer than the model's positions.
+    """
+    vocab = model.config.vocab_size
+    for i, prompt in enumerate(prompts):
+        if len(prompt) == 0:
+            raise UserError(f"prompt {i} is empty; give it at least one token.")
+        if prompt.min() < 0 or prompt.max() >= vocab:
+            raise UserError(f"prompt {i} holds a token outside the vocabulary of {vocab}.")
+    longest = max(len(prompt) for prompt in prompts)
+    if model.config.positions == "learned" and longest + new_tokens > model.config.max_length:
+        raise UserError(
+            f"the prompt and its continuation are {longest + new_tokens} tokens, longer than "
+            f"model.max_length = {model.config.max_length}; shorten --prompt or --tokens."
+        )
+    width, slots = _rounded(longest), _rounded(longest) + _rounded(new_tokens)
+    tokens = np.zeros((len(prompts), width), np.int32)
+    for row, prompt in zip(tokens, prompts, strict=True):
+        row[: len(prompt)] = prompt
+    lengths = jnp.array([len(prompt) for prompt in prompts], jnp.int32)
+    numbers = jax.tree.map(jnp.asarray, sampler)
+    end = jnp.int32(-1 if end_id is None else end_id)
+    cache = _empty(model, len(prompts), slots)
+    key = jax.random.key(seed)
+    logits, cache = _prefill(model, jnp.asarray(tokens), lengths, cache)
+    drawn = _decode(
+        model, logits, lengths, cache, jnp.int32(new_tokens), _rounded(new_tokens), numbers, key, end
+    )
+    return [_until(row[:new_tokens], end_id) for row in np.asarray(drawn)]
+
+
+def _rounded(length: int) -> int:
+    return -(-length // BUCKET) * BUCKET
+
+
+def _until(row: Int[np.ndarray, "n"], end_id: int | None) -> Int[np.ndarray, "m"]:
+    ends = np.flatnonzero(row == end_id) if end_id is not None else []
+    return row[: ends[0]] if len(ends) else row
+
+
+def _empty(model: Transformer, rows: int, slots: int) -> list[Cache]:
+    config = model.config
+    if config.positions == "learned":
+        slots = min(slots, config.max_length)
+    return model.empty_cache(rows, slots)
+
+
+@jax.jit
+def _prefill(
+    model: Transformer, tokens: Array, lengths: Array, cache: list[Cache]
+) -> tuple[Array, list[Cache]]:
+    """Returns the logits after each prompt, and the cache that holds the prompts."""
+    tokens = tokens[:, : cache[0].key.shape[-2]]
+    index = jnp.broadcast_to(jnp.arange(tokens.shape[1])[None], tokens.shape)
+    place = model.compute.place
+    tokens, index = place(tokens, ("batch", None)), place(index, ("batch", None))
+    logits, cache = model.decode(tokens, index, cache)
+    logits = place(logits, (None, None, None))
+    is_last = jnp.arange(tokens.shape[1])[None] == lengths[:, None] - 1
+    return jnp.where(is_last[..., None], logits, 0).sum(1), cache
+
+
+def _decode_loop(
+    model: Transformer,
+    logits: Array,
+    lengths: Array,
+    cache: list[Cache],
+    count: Array,
+    slots: int,
+    sampler: Sampler,
+    key: Array,
+    end: Array,
+) -> Array:
+    """Draws up to ``count`` tokens a row; stops when all rows have drawn the end token."""
+    place = model.compute.place
+
+    def going(carry: tuple[Any, ...]) -> Array:
+        i, _, _, _, ended = carry
+        return (i < count) & ~ended.all()
+
+    def body(carry: tuple[Any, ...]) -> tuple[Any, ...]:
+        i, logits, cache, drawn, ended = carry
+        index = lengths + i
+        token = sampler.draw(logits, key, index)
+        token = jnp.where(ended, jnp.maximum(end, 0), token).astype(jnp.int32)
+        drawn = jnp.where(jnp.arange(slots)[None] == i, token[:, None], drawn)
+        new = place(token[:, None], ("batch", None))
+        logits, cache = model.decode(new, place(index[:, None], ("batch", None)), cache)
+        logits = place(logits, (None, None, None))[:, 0]
+        return i + 1, logits, cache, drawn, ended | (token == end)
+
+    rows = logits.shape[0]
+    drawn = jnp.full((rows, slots), end, jnp.int32)
+    start = (jnp.int32(0), logits, cache, drawn, jnp.zeros(rows, bool))
+    return jax.lax.while_loop(going, body, start)[3]
+
+
+_decode = jax.jit(_decode_loop, static_argnums=5)
+
+
+def continue_texts(
+    model: Transformer,
+    tokenizer: Tokenizer,
+    prompts: Sequence[str],
+    new_tokens: int,
+    sampler: Sampler,
+    seed: int = 0,
+    stop: str = "",
+) -> list[str]:
+    """Continues texts; a continuation ends before ``stop``, and where the document ends.
+
+    An empty prompt begins a document, for tokenizers with an end token.
+
+    Raises:
+      UserError: see ``continue_tokens``; a prompt that the tokenizer cannot read.
+    """
+    ids = []
+    for prompt in prompts:
+        own = np.asarray(tokenizer.encode(prompt), np.int32)
+        if tokenizer.end_id is not None:
+            # Documents are read after the end of another.
+            own = np.concatenate([[tokenizer.end_id], own]).astype(np.int32)
+        ids.append(own)
+    found = continue_tokens(model, ids, new_tokens, sampler, seed, tokenizer.end_id)
+    texts = []
+    for own, new in zip(ids, found, strict=True):
+        read = own[1:] if tokenizer.end_id is not None else own
+        before = tokenizer.decode(read)
+        text = tokenizer.decode(np.concatenate([read, new]))[len(before) :]
+        texts.append(text.split(stop)[0] if stop else text)
+    return texts
+
+
+def _define_flags() -> None:
+    define_checkpoint_flags()
+    flags.DEFINE_multi_string("prompt", [], "Text to continue; may be given several times.")
+    flags.DEFINE_string("prompts", None, "A file with a prompt a line.")
+    flags.DEFINE_integer("tokens", 100, "New tokens for each prompt.", lower_bound=1)
+    flags.DEFINE_float("temperature", 0.8, "Divides the logits; 0: the likeliest token.")
+    flags.DEFINE_integer("top_k", 0, "Only the likeliest k tokens; 0: all.")
+    flags.DEFINE_float("top_p", 1.0, "Only the likeliest tokens that reach this probability.")
+    flags.DEFINE_integer("seed", 0, "Of the draws.")
+    flags.DEFINE_string("stop", "", "A continuation ends before this text.")
+
+
+def _prompts(default: Sequence[str]) -> list[str]:
+    prompts = list(flags.FLAGS.prompt)
+    if flags.FLAGS.prompts:
+        try:
+            with open(flags.FLAGS.prompts, encoding="utf-8") as file:
+                prompts += [line.rstrip("\n") for line in file]
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(
+                f"--prompts={flags.FLAGS.prompts} cannot be read; name a UTF-8 text file."
+            ) from error
+    return prompts or list(default) or [""]
+
+
+def main() -> None:
+    """Prints the continuations of the prompts."""
+    saved = open_saved(checkpoint_flag())
+    if saved.tokenizer is None:
+        raise UserError(f"{saved.path} was trained on random tokens and has no words to say.")
+    sampler = Sampler(flags.FLAGS.temperature, flags.FLAGS.top_k, flags.FLAGS.top_p)
+    sampler.check()
+    prompts = _prompts(saved.config.sample.prompts)
+    mesh = make_mesh(dict(data=1, fsdp=1, heads=1, context=1), jax.devices()[:1])
+    with jax.set_mesh(mesh):
+        model = saved.load_model(mesh)
+        found = continue_texts(
+            model,
+            saved.tokenizer,
+            prompts,
+            flags.FLAGS.tokens,
+            sampler,
+            flags.FLAGS.seed,
+            flags.FLAGS.stop,
+        )
+    console = Console(highlight=False, soft_wrap=True, markup=True)
+    for prompt, text in zip(prompts, found, strict=True):
+        console.print(f"[bold]{_escaped(prompt)}[/bold]{_escaped(text)}\n")
+    if flags.FLAGS.json:
+        rows = [dict(prompt=p, text=t) for p, t in zip(prompts, found, strict=True)]
+        write_json(flags.FLAGS.json, dict(checkpoint=str(saved.path), samples=rows))
+
+
+def _escaped(text: str) -> str:
+    return text.replace("[", "\\[")
+
+
+if __name__ == "__main__":
+    command.run(main, _define_flags)
