@@ -20,7 +20,7 @@ def model() -> ConfigDict:
             num_layers=4,  # L, blocks
             num_heads=4,  # H, query heads a block
             num_kv_heads=config_dict.placeholder(int),  # G, key/value heads; None: one a query head
-            head_dim=config_dict.placeholder(int),  # K, query/key width; None: embed_dim / num_heads
+            head_dim=config_dict.placeholder(int),  # K, query/key width; None: D / H
             value_dim=config_dict.placeholder(int),  # R, rank of a head's value map; None: head_dim
             mlp_dim=config_dict.placeholder(int),  # F, width of the MLP; None: 4 embed_dim
             vocab_size=config_dict.placeholder(int),  # V, true size; None: the tokenizer's
@@ -113,7 +113,7 @@ def get_config() -> ConfigDict:
             optim=optim(),
             mesh=dict(
                 data=1,  # replicas
-                fsdp=1,  # shards of parameters and batch
+                fsdp=-1,  # shards of parameters and batch
                 heads=1,  # shards of heads, MLP width and vocabulary
                 context=1,  # shards of the sequence; one size of the four may be -1: what is left
             ),
@@ -129,9 +129,9 @@ def get_config() -> ConfigDict:
                 eval_batches=20,  # batches in an evaluation during the run; 0: all
                 tensorboard=True,  # also write TensorBoard event files
             ),
-            sample=dict(
-                prompts=(),  # texts continued at the end of a run
-                tokens=40,  # new tokens of each
+            sample=dict(  # what `python -m train.sample` does unless its flags say otherwise
+                prompts=(),  # texts to continue; none: the start of a document
+                tokens=100,  # new tokens of each
                 temperature=0.8,  # divides the logits; 0: the likeliest token
             ),
         )

@@ -1,6 +1,6 @@
 """The lecture grammar on a laptop: trains in about a minute on two cores.
 
-    python -m train --config=configs/toy.py --workdir=runs/toy
+python -m train --config=configs/toy.py --workdir=runs/toy
 """
 
 from ml_collections import ConfigDict

@@ -232,7 +232,7 @@ def execute(commands: list[list[str]]) -> None:
     """
     if shutil.which("gcloud") is None:
         raise UserError(
-            "gcloud is not found; install the Google Cloud CLI, or read the commands with --dry_run."
+            "gcloud is not found; install the gcloud CLI, or see the commands with --dry_run."
         )
     for argv in commands:
         status = subprocess.run(argv, check=False).returncode

@@ -9,8 +9,8 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from configs.errors import UserError, nearest
-from model.backends import dense
 from model.axes import Axes
+from model.backends import dense
 from model.cache import Cache
 from model.compute import Compute
 from model.config import ModelConfig
@@ -73,9 +73,7 @@ class Multihead(nnx.Module):
     place of value_down[g] value_up[h], applied to the mix of residuals that the head read.
     """
 
-    def __init__(
-        self, config: ModelConfig, declare: Declare, compute: Compute, window: int | None
-    ):
+    def __init__(self, config: ModelConfig, declare: Declare, compute: Compute, window: int | None):
         """Declares the parameters of one layer whose queries see ``window`` keys."""
         d, h, g = config.embed_dim, config.num_heads, config.num_kv_heads
         k, r = config.head_dim, config.value_dim
@@ -154,10 +152,10 @@ class Multihead(nnx.Module):
         compute = self.compute
         q = compute.einsum("btd,dhk->bhtk", x, self.query, axes=QUERIES)
         k = compute.einsum("btd,dgk->bgtk", x, self.key, axes=KEYS)
-        if self.query_bias is not None:
+        if self.query_bias is not None and self.key_bias is not None:
             q = q + self.query_bias[...].astype(q.dtype)[None, :, None]
             k = k + self.key_bias[...].astype(k.dtype)[None, :, None]
-        if self.query_norm is not None:
+        if self.query_norm is not None and self.key_norm is not None:
             q, k = self.query_norm(q), self.key_norm(k)
         if self.config.positions == "rotary":
             q = rotate(q, positions, self.config.rotary_base)

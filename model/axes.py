@@ -70,7 +70,9 @@ def make_mesh(sizes: dict[str, int], devices: Sequence[jax.Device] | None = None
     shape = [int(sizes[axis]) for axis in MESH_AXES]
     written = " x ".join(f"{axis}={size}" for axis, size in zip(MESH_AXES, shape, strict=True))
     if any(size < 1 and size != -1 for size in shape) or shape.count(-1) > 1:
-        raise UserError(f"config.mesh ({written}) must hold positive sizes, at most one of them -1.")
+        raise UserError(
+            f"config.mesh ({written}) must hold positive sizes, at most one of them -1."
+        )
     if -1 in shape:
         known = math.prod(size for size in shape if size != -1)
         if len(devices) % known:

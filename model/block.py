@@ -17,9 +17,7 @@ from model.parameter import Declare
 class Block(nnx.Module):
     """``x += attention(norm(x)); x += mlp(norm(x))``, or both from one norm in parallel."""
 
-    def __init__(
-        self, config: ModelConfig, declare: Declare, compute: Compute, window: int | None
-    ):
+    def __init__(self, config: ModelConfig, declare: Declare, compute: Compute, window: int | None):
         """Declares one block whose queries see ``window`` keys."""
         self.config = config
         self.compute = compute

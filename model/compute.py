@@ -70,7 +70,7 @@ class Compute:
     def dropout(
         self, x: Float[Array, "*shape"], rate: float, key: Array | None, axes: Axes
     ) -> Float[Array, "*shape"]:
-        """Zeroes elements with probability ``rate`` and scales the rest; without a key, returns x."""
+        """Zeroes elements with probability ``rate``, scales the rest; without a key, returns x."""
         if key is None or rate == 0:
             return x
         spec = self.rules.spec(axes, x.shape)

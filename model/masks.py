@@ -43,9 +43,7 @@ class Mask:
         return dataclasses.replace(self, window=window)
 
 
-def causal(
-    length: int, segments: Int[Array, "B T"] | None, compute: Compute
-) -> Mask:
+def causal(length: int, segments: Int[Array, "B T"] | None, compute: Compute) -> Mask:
     """Returns the mask of whole sequences, each token seeing itself and those before it.
 
     Args:

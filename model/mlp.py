@@ -26,9 +26,7 @@ class MLP(nnx.Module):
         self.compute = compute
         self.up = declare.matrix("up", (d, f), ("embed", "mlp"), "embed")
         swiglu = self.kind == "swiglu"
-        self.gate = (
-            declare.matrix("gate", (d, f), ("embed", "mlp"), "embed") if swiglu else None
-        )
+        self.gate = declare.matrix("gate", (d, f), ("embed", "mlp"), "embed") if swiglu else None
         # Each of 2 L updates adds its share of the residual stream's variance (GPT-2, section 2.3).
         depth = (2 * config.num_layers) ** -0.5
         self.down = declare.matrix("down", (f, d), ("mlp", "embed"), "mlp", gain=depth)

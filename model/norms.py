@@ -18,7 +18,7 @@ class Norm(nnx.Module):
     """
 
     def __init__(self, config: ModelConfig, declare: Declare, compute: Compute, width: int):
-        """Args: the model's config, what makes the parameters, the arithmetic, the vectors' size."""
+        """Args: the config, what makes the parameters, the arithmetic, the vectors' size."""
         self.compute = compute
         self.centred = config.norm == "layernorm"
         self.epsilon = config.norm_epsilon

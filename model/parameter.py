@@ -131,7 +131,9 @@ class Declare:
     ) -> nnx.Param:
         spec = self.rules.spec(axes, shape)
         key = _fold(self.key, name)
-        value = stddev * jax.random.normal(key, shape, self.dtype, out_sharding=spec)
+        value = jax.random.normal(key, shape, self.dtype, out_sharding=spec)
+        # The barrier keeps XLA from merging the factors, which it would do without a mesh only.
+        value = stddev * jax.lax.optimization_barrier(value)
         return nnx.Param(value, axes=axes, kind=kind, contracted=contracted)
 
     def _constant(
@@ -162,7 +164,12 @@ def parameters(model: nnx.Module) -> Iterator[tuple[str, nnx.Param]]:
     """Yields each parameter with its name, as ("blocks.0.attention.query", Param)."""
     leaves = jax.tree_util.tree_leaves_with_path(model, is_leaf=lambda x: isinstance(x, nnx.Param))
     for path, param in leaves:
-        yield ".".join(str(getattr(k, "name", getattr(k, "key", getattr(k, "idx", k)))) for k in path), param
+        yield (
+            ".".join(
+                str(getattr(k, "name", getattr(k, "key", getattr(k, "idx", k)))) for k in path
+            ),
+            param,
+        )
 
 
 def _fold(key: Array, name: str) -> Array:

@@ -88,9 +88,7 @@ class Saved:
 
         def placed(leaf: Any) -> jax.ShapeDtypeStruct:
             spec = leaf.sharding.spec if leaf.sharding is not None else jax.P()
-            return jax.ShapeDtypeStruct(
-                leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, spec)
-            )
+            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, spec))
 
         try:
             found = ocp.load_checkpointables(
@@ -279,7 +277,9 @@ def _read(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read ({_first_line(error)}); use another step.") from error
+        raise UserError(
+            f"{path} cannot be read ({_first_line(error)}); use another step."
+        ) from error
 
 
 def _first_line(error: BaseException) -> str:

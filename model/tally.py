@@ -23,6 +23,8 @@ from model.parameter import Declaration, declarations
 from model.transformer import Transformer
 from text import corpora
 
+# Along the way of the data; a variant's own parameters come first.
+_ORDER = "query key value_down value_up value_full"
 HEAD_AXES = ("heads", "kv_heads")
 
 
@@ -90,6 +92,7 @@ def tally(config: ModelConfig, length: int, optimizer: str = "adamw") -> Tally:
         if axis and d.kind == "matrix":
             name = d.path.rsplit(".", 1)[1]
             parts[name] = d.size // d.length("layers") // d.length(axis)
+    parts = dict(sorted(parts.items(), key=lambda part: _ORDER.find(part[0])))
     table = config.vocab_size * config.embed_dim
     padded = [d for d in found if "vocab" in d.axes]
     padding = sum(d.size for d in padded) - table * len(padded)

@@ -1,5 +1,7 @@
 """The whole network: embedding, blocks scanned over their period, unembedding."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -113,8 +115,8 @@ class Transformer(nnx.Module):
           cache: from ``empty_cache`` or an earlier call.
         """
         mask = masks.Mask(index, jnp.arange(cache[0].key.shape[-2])[None])
-        x, cache = self._residual(tokens, index, mask, cache, None)
-        return self._logits(x), cache
+        x, written = self._residual(tokens, index, mask, cache, None)
+        return self._logits(x), written
 
     def empty_cache(self, batch: int, length: int) -> list[Cache]:
         """Returns a cache for ``batch`` rows of up to ``length`` tokens, one for each stack.
@@ -146,7 +148,8 @@ class Transformer(nnx.Module):
         mask: masks.Mask,
         cache: list[Cache] | None,
         key: Array | None,
-    ) -> tuple[Array, list[Cache] | None]:
+    ) -> tuple[Array, Any]:
+        """Returns the residual stream after all blocks, and the cache if one is given."""
         config = self.config
         x = self._embed(tokens, positions)
         keys = None
@@ -155,7 +158,7 @@ class Transformer(nnx.Module):
             x = self.compute.dropout(x, config.dropout, first, RESIDUAL)
             keys = jax.random.split(key, (config.num_layers // config.period, config.period))
 
-        def period(x: Array, layer: tuple) -> tuple[Array, list[Cache | None]]:
+        def period(x: Array, layer: tuple) -> tuple[Array, Any]:
             blocks, caches, drop = layer
             after = []
             for i, block in enumerate(blocks):
@@ -175,16 +178,12 @@ class Transformer(nnx.Module):
             )
         stacks = (list(self.blocks), cache, keys)
         if config.scan_layers:
-            x, written = jax.lax.scan(period, x, stacks)
-            cache = None if cache is None else written
-        else:
-            written = []
-            for i in range(config.num_layers // config.period):
-                x, after = period(x, jax.tree.map(lambda leaf, i=i: leaf[i], stacks))
-                written.append(after)
-            if cache is not None:
-                cache = jax.tree.map(lambda *leaves: jnp.stack(leaves), *written)
-        return x, cache
+            return jax.lax.scan(period, x, stacks)
+        written = []
+        for i in range(config.num_layers // config.period):
+            x, after = period(x, jax.tree.map(lambda leaf, i=i: leaf[i], stacks))
+            written.append(after)
+        return x, jax.tree.map(lambda *leaves: jnp.stack(leaves), *written)
 
     def _embed(self, tokens: Array, positions: Array) -> Array:
         compute = self.compute
@@ -198,7 +197,9 @@ class Transformer(nnx.Module):
     def _logits(self, x: Array) -> Array:
         compute, config = self.compute, self.config
         table = self.embedding if self.unembedding is None else self.unembedding
-        logits = compute.einsum("btd,vd->btv", self.norm(x), table, axes=("batch", "length", "vocab"))
+        logits = compute.einsum(
+            "btd,vd->btv", self.norm(x), table, axes=("batch", "length", "vocab")
+        )
         logits = logits.astype(compute.accumulation_dtype)
         true = jnp.arange(config.padded_vocab_size) < config.vocab_size
         return jnp.where(true[None, None], logits, jnp.finfo(logits.dtype).min)

@@ -1,6 +1,6 @@
 """The lecture grammar: a small English-like language whose truth is known.
 
-A text ("document") is one short story of 10 to 45 words. Its words are lower case, single
+A text ("document") is one short story of 10 to 50 words. Its words are lower case, single
 spaces part them, and punctuation stands as words of its own. For every text the grammar knows
 which words are *determined*: the earlier words leave exactly one word there. ``explain`` names
 them with the earlier words that decide, by one of four rules:
@@ -10,8 +10,9 @@ them with the earlier words that decide, by one of four rules:
 - ``agreement``: a pronoun or verb agrees in gender and number with an earlier noun;
 - ``clue``: something that happened early decides how the story ends.
 
-Words that follow from the wording alone ("thought" after "everyone") are determined too, by the
-rule ``phrase``; they are explained only on request, since guessing them is no merit.
+Words that follow from the wording ("thought" after "everyone") or by elimination (the last noun
+that is left to recall) are determined too, by the rule ``phrase``; they are explained only on
+request, since guessing them is no merit.
 
 Splits. A text is shown in training or in validation, never in both. Validation holds every
 text with a held-out combination (``text.lexicon.HELD_OUT_*``: a cue with a word, a scale with a
@@ -79,7 +80,7 @@ def explain(text: str, phrases: bool = False) -> list[Determined]:
 
     Args:
       text: words of the grammar, parted by single spaces.
-      phrases: include the words that follow from the wording alone, under the rule
+      phrases: include the words that follow from the wording, under the rule
         ``phrase``, with all earlier words of their document as sources. Then the words
         explained are exactly those where ``continuations`` holds a single word.
 

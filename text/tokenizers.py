@@ -172,6 +172,10 @@ class Tokenizer:
         return frozenset(token.content for token in self._inner.get_added_tokens_decoder().values())
 
     @cached_property
+    def _known(self) -> frozenset[str]:
+        return frozenset(self._ids.keys() - self._special_tokens)
+
+    @cached_property
     def _reading_special(self) -> tokenizers.Tokenizer:
         return tokenizers.Tokenizer.from_str(self.to_json())
 
@@ -204,7 +208,7 @@ class Tokenizer:
             for token in self._special_tokens:
                 # Keeps the positions of everything else.
                 text = text.replace(token, " " * len(token) if self.kind == "word" else "")
-        known = self._ids.keys() - self._special_tokens
+        known = self._known
         parts: Iterable[str] = text.split() if self.kind == "word" else text
         unknown = set(parts) - known
         if unknown:
@@ -291,7 +295,7 @@ def load(path: str | os.PathLike[str]) -> Tokenizer:
         reason = getattr(error, "strerror", None) or "it is not UTF-8"
         raise UserError(
             f"data.tokenizer: {os.fspath(path)!r} cannot be read ({reason}); give the path of a "
-            "tokenizer.json, or 'word', 'char', 'byte' or 'bpe'."
+            f"tokenizer.json, or 'word', 'char', 'byte' or 'bpe'{nearest(os.fspath(path), TRAINED)}."
         ) from error
     return from_json(text, os.fspath(path))
 

@@ -46,8 +46,8 @@ def open_sources(config: ConfigDict, tokenizer: Tokenizer | None = None) -> Sour
         size = config.model.vocab_size
         if size is None:
             raise UserError("model.vocab_size is None; random tokens need it: set it, say to 64.")
-        rows = RepeatRows(size, config.length, tuple(data.periods), config.seed)
-        return Sources(rows, rows, None, size)
+        repeats = RepeatRows(size, config.length, tuple(data.periods), config.seed)
+        return Sources(repeats, repeats, None, size)
     prepared = corpora.prepare(data)
     if tokenizer is not None and tokenizer.to_json() != prepared.tokenizer.to_json():
         raise UserError(
@@ -55,12 +55,12 @@ def open_sources(config: ConfigDict, tokenizer: Tokenizer | None = None) -> Sour
             "with; restore the text, or name the saved tokenizer.json in data.tokenizer."
         )
 
-    def rows(corpus: corpora.Corpus) -> CorpusRows:
-        end = prepared.tokenizer.end_id
-        return CorpusRows(corpus, data.rows, config.length, config.seed, end)
+    made = prepared.tokenizer
 
-    size = prepared.tokenizer.vocab_size
-    return Sources(rows(prepared.train), rows(prepared.validation), prepared.tokenizer, size)
+    def cut(corpus: corpora.Corpus) -> CorpusRows:
+        return CorpusRows(corpus, data.rows, config.length, config.seed, made.end_id)
+
+    return Sources(cut(prepared.train), cut(prepared.validation), made, made.vocab_size)
 
 
 def place(
@@ -81,28 +81,27 @@ def place(
     with jax.set_mesh(mesh):
         spec = rules.spec(axes) or PartitionSpec()
     sharding = NamedSharding(mesh, spec)
-    by_rows = NamedSharding(mesh, PartitionSpec(*spec[: numbers.ndim]))
-    made: dict[tuple, Rows] = {}
+    made: dict[tuple, dict[str, np.ndarray]] = {}
 
-    def local(index: tuple[slice, ...]) -> Rows:
+    def local(index: tuple[slice, ...]) -> dict[str, np.ndarray]:
+        """Makes the rows of one device, once for all that hold the same."""
         key = tuple((s.start, s.stop) for s in index)
         if key not in made:
             own = numbers[index]
-            flat = make(own.reshape(-1))
-            made[key] = Rows(**{n: _shaped(a, own.shape) for n, a in _arrays(flat).items()})
+            rows = make(own.reshape(-1))
+            made[key] = {n: a.reshape(*own.shape, a.shape[-1]) for n, a in rows.arrays().items()}
         return made[key]
 
-    first = next(iter(by_rows.addressable_devices_indices_map(numbers.shape).values()))
-    sample = _arrays(local(first))
+    by_rows = NamedSharding(mesh, PartitionSpec(*spec[: numbers.ndim]))
+    mine = by_rows.addressable_devices_indices_map(numbers.shape).values()
+    sample = local(next(index for index in mine if index is not None))
 
-    def whole(name: str) -> jax.Array | None:
-        if sample[name] is None:
-            return None
+    def whole(name: str) -> jax.Array:
+        def part(index: tuple[slice, ...] | None) -> np.ndarray:
+            assert index is not None
+            return local(index[:-1])[name][..., index[-1]]
+
         shape = (*numbers.shape, sample[name].shape[-1])
-
-        def part(index: tuple[slice, ...]) -> np.ndarray:
-            return _arrays(local(index[:-1]))[name][..., index[-1]]
-
         return jax.make_array_from_callback(shape, sharding, part)
 
     return Batch(**{name: whole(name) for name in sample})
@@ -147,11 +146,3 @@ def evaluation_batches(
     for i in range(min(count, every) if count else every):
         numbers = i * batch_size + np.arange(batch_size)
         yield place(source.evaluation, numbers, mesh, rules)
-
-
-def _arrays(rows: Rows) -> dict[str, np.ndarray | None]:
-    return {field.name: getattr(rows, field.name) for field in dataclasses.fields(rows)}
-
-
-def _shaped(array: np.ndarray | None, shape: tuple[int, ...]) -> np.ndarray | None:
-    return None if array is None else array.reshape(*shape, array.shape[-1])

@@ -23,7 +23,7 @@ from train.batches import Sources, open_sources, training_batches
 from train.checkpoint import Checkpoints, check_workdir, start_from
 from train.evaluate import evaluate
 from train.interrupt import Interrupt
-from train.metrics import Metrics
+from train.metrics import Metrics, read
 from train.optimizer import Numbers, Optimizer
 from train.peaks import peak_flops
 from train.progress import RunProgress, clock
@@ -65,7 +65,7 @@ def train(config: ConfigDict, workdir: Path, console: Console | None = None) -> 
     config = resolve(config, sources.vocab_size)
     model_config = ModelConfig.from_config(config.model, sources.vocab_size, config.length)
     numbers = Numbers.of(config)
-    mesh = make_mesh(config.mesh)
+    mesh = make_mesh(config.mesh.to_dict())
     check_mesh(mesh, model_config, config.batch_size // config.optim.accumulate, config.length)
     changes = check_workdir(workdir, config)
     with jax.set_mesh(mesh):
@@ -126,9 +126,7 @@ def _run(
     evaluation: dict[str, float] = {}
     if start >= config.steps:
         console.print(f"{workdir} already has its {config.steps} steps.", highlight=False)
-        with contextlib.suppress(KeyError):
-            evaluation = _evaluate(config, state, sources, mesh, 0)
-        return Outcome(start, math.nan, evaluation, None)
+        return Outcome(start, math.nan, _last_evaluation(workdir), None)
 
     step = make_step(config, optimizer)
     metrics = Metrics(workdir, start, config.log.tensorboard)
@@ -144,10 +142,14 @@ def _run(
         config.data.prefetch,
     )
     record = _Record(config, model_config, metrics, progress, mesh, start)
+    # Pretended CPU devices share a pool of threads: two steps at once can starve their sums.
+    in_turn = mesh.size > 1 and mesh.devices.flat[0].platform == "cpu"
     taken = start
     with Interrupt() as interrupt, contextlib.closing(metrics), contextlib.closing(progress):
         for call, batch in zip(calls, batches, strict=True):
             state, values = step(state, batch, jnp.int32(len(call)), numbers)
+            if in_turn:
+                jax.block_until_ready(values)
             # The values of the call before are read while this one computes.
             record.write()
             record.pending = (call, values)
@@ -206,6 +208,15 @@ def _evaluate(
     config: ConfigDict, state: TrainState, sources: Sources, mesh: Mesh, batches: int
 ) -> dict[str, float]:
     return evaluate(state.model, sources.validation, sources.tokenizer, config, mesh, batches)
+
+
+def _last_evaluation(workdir: Path) -> dict[str, float]:
+    """What the newest row of the run's record that holds an evaluation says."""
+    for row in reversed(read(workdir)):
+        found = {name[5:]: value for name, value in row.items() if name.startswith("eval/")}
+        if found:
+            return found
+    return {}
 
 
 def _calls(start: int, config: ConfigDict) -> Iterator[range]:

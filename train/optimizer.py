@@ -6,7 +6,7 @@ state reads alike in memory and on disk.
 
 import dataclasses
 import math
-from typing import Any
+from typing import Any, no_type_check
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +25,7 @@ DECAYED = ("matrix", "embedding", "unembedding")
 Arrays = dict[str, Array]
 
 
+@no_type_check  # as a pytree it also holds shapes and shardings
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Numbers:
@@ -61,7 +62,7 @@ class Numbers:
         if optim.eps <= 0:
             raise UserError(f"optim.eps = {optim.eps} must be positive.")
 
-        def number(value: float) -> Array:
+        def number(value: int | float) -> Array:
             return jnp.asarray(value, jnp.float32)
 
         given = {f.name for f in dataclasses.fields(cls)} - {"schedule"}
@@ -97,9 +98,8 @@ class Optimizer:
 
     def init(self, arrays: Arrays) -> dict[str, PyTree]:
         """Returns the state for parameters, split over devices as they are."""
-        numbers = jax.tree.map(jnp.float32, _ZEROS)
         return {
-            group: self._transform(group, numbers).init(members)
+            group: self._transform(group, _zeros()).init(members)
             for group, members in self._grouped(arrays).items()
         }
 
@@ -221,7 +221,10 @@ class Optimizer:
         return scaled
 
 
-_ZEROS = Numbers(
-    **{f.name: 0.0 for f in dataclasses.fields(Numbers) if f.name != "schedule"},  # type: ignore[arg-type]
-    schedule=ScheduleNumbers(0.0, 0.0, 0.0, 0.0),  # type: ignore[arg-type]
-)
+def _zeros() -> Numbers:
+    """Returns numbers for the start of a state, which depends on none of them."""
+    zero = jnp.zeros((), jnp.float32)
+    names = {f.name for f in dataclasses.fields(Numbers)} - {"schedule"}
+    return Numbers(
+        schedule=ScheduleNumbers(zero, zero, zero, zero), **dict.fromkeys(names, zero)
+    )

@@ -26,7 +26,12 @@ class RunProgress:
             self._bar.start()
 
     def show(
-        self, step: int, loss: float, tokens_per_second: float, utilisation: float | None, left: float
+        self,
+        step: int,
+        loss: float,
+        tokens_per_second: float,
+        utilisation: float | None,
+        left: float,
     ) -> None:
         """Shows a step.
 

@@ -22,7 +22,9 @@ class RepeatRows:
           UserError: the periods do not fit the vocabulary or the length.
         """
         if len(periods) != 2 or not 1 <= periods[0] <= periods[1]:
-            raise UserError(f"data.periods = {periods} must be (shortest, longest), such as (4, 16).")
+            raise UserError(
+                f"data.periods = {periods} must be (shortest, longest), such as (4, 16)."
+            )
         if periods[1] > vocab_size:
             raise UserError(
                 f"data.periods = {periods} needs {periods[1]} distinct tokens and "
@@ -53,7 +55,7 @@ class RepeatRows:
         counted = np.ones((len(numbers), self.length), bool)
         return Rows(whole[:, :-1], whole[:, 1:], counted)
 
-    def _row(self, number: int, split: int) -> Int[np.ndarray, "T+1"]:
+    def _row(self, number: int, split: int) -> Int[np.ndarray, "tokens"]:
         draw = np.random.Generator(np.random.Philox(key=[self.seed, 2 * number + split]))
         period = int(draw.integers(self.periods[0], self.periods[1] + 1))
         tokens = draw.permutation(self.vocab_size)[:period]

@@ -34,6 +34,11 @@ class Rows:
     positions: Int[np.ndarray, "B T"] | None = None
     segments: Int[np.ndarray, "B T"] | None = None
 
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Returns the arrays that are not None, by name."""
+        found = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {name: array for name, array in found.items() if array is not None}
+
 
 class CorpusRows:
     """The rows of a corpus, numbered without end: each epoch takes all in another order.
@@ -73,7 +78,7 @@ class CorpusRows:
             )
 
     def training(self, numbers: Int[np.ndarray, "B"]) -> Rows:
-        """Returns rows by their number in the endless order; a pure function of seed and numbers."""
+        """Returns rows by number in the endless order; a pure function of seed and numbers."""
         ranges = np.array([self._range(int(n)) for n in numbers], np.int64).reshape(-1, 2)
         return self._rows(ranges)
 
@@ -120,13 +125,14 @@ class CorpusRows:
             return Rows(read, labels, counted)
         document = np.searchsorted(starts, place, side="right") - 1
         first = starts[document]
+        assert self.end_id is not None
         read = np.where(counted & (place == first), self.end_id, read).astype(np.int32)
         positions = np.where(counted, place - np.maximum(first, ranges[:, :1]), 0)
         segments = np.where(counted, document - document[:, :1], -1)
         return Rows(read, labels, counted, positions.astype(np.int32), segments.astype(np.int32))
 
 
-def _pack(starts: Int[np.ndarray, "documents+1"], length: int) -> Int[np.ndarray, "rows 2"]:
+def _pack(starts: Int[np.ndarray, "starts"], length: int) -> Int[np.ndarray, "rows 2"]:
     """Puts consecutive documents together while they fit; cuts what is longer than a row."""
     ranges = []
     begin = int(starts[0])

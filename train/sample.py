@@ -92,20 +92,22 @@ def continue_tokens(
 ) -> list[Int[np.ndarray, "n"]]:
     """Continues prompts of any lengths together.
 
+    The model reads at most ``max_length`` tokens back: a row that is full goes on from its
+    last half.
+
     Args:
       model: on the mesh that is set, or on one device.
       prompts: at least one token each.
       new_tokens: to draw for each.
       sampler: how.
-      seed: of the draws.
+      seed: of the draws; a row's depend on its number, not on the other rows.
       end_id: a row ends when it draws this token; None: never.
 
     Returns:
       The new tokens of each prompt, without the end token.
 
     Raises:
-      UserError: a prompt is empty or holds a token outside the vocabulary, or prompt and
-        continuation are longer than the model's positions.
+      UserError: a prompt is empty or holds a token outside the vocabulary.
     """
     vocab = model.config.vocab_size
     for i, prompt in enumerate(prompts):
@@ -113,42 +115,62 @@ def continue_tokens(
             raise UserError(f"prompt {i} is empty; give it at least one token.")
         if prompt.min() < 0 or prompt.max() >= vocab:
             raise UserError(f"prompt {i} holds a token outside the vocabulary of {vocab}.")
-    longest = max(len(prompt) for prompt in prompts)
-    if model.config.positions == "learned" and longest + new_tokens > model.config.max_length:
-        raise UserError(
-            f"the prompt and its continuation are {longest + new_tokens} tokens, longer than "
-            f"model.max_length = {model.config.max_length}; shorten --prompt or --tokens."
-        )
-    width, slots = _rounded(longest), _rounded(longest) + _rounded(new_tokens)
-    tokens = np.zeros((len(prompts), width), np.int32)
-    for row, prompt in zip(tokens, prompts, strict=True):
-        row[: len(prompt)] = prompt
-    lengths = jnp.array([len(prompt) for prompt in prompts], jnp.int32)
     numbers = jax.tree.map(jnp.asarray, sampler)
-    end = jnp.int32(-1 if end_id is None else end_id)
-    cache = _empty(model, len(prompts), slots)
-    key = jax.random.key(seed)
-    logits, cache = _prefill(model, jnp.asarray(tokens), lengths, cache)
+    end = -1 if end_id is None else end_id
+    rows = [np.asarray(prompt, np.int32) for prompt in prompts]
+    wanted = np.full(len(rows), new_tokens)
+    while wanted.any():
+        reach = model.config.max_length
+        heard = [row if len(row) < reach else row[-max(1, reach // 2) :] for row in rows]
+        limits = np.minimum(wanted, [reach - len(row) for row in heard])
+        drawn = _continue(model, heard, rows, limits, numbers, jax.random.key(seed), end)
+        for i, (new, limit) in enumerate(zip(drawn, limits, strict=True)):
+            rows[i] = np.concatenate([rows[i], new[:limit]])
+            wanted[i] = 0 if end in new[:limit] else wanted[i] - limit
+    return [_until(row[len(prompt) :], end) for row, prompt in zip(rows, prompts, strict=True)]
+
+
+def _continue(
+    model: Transformer,
+    heard: list[np.ndarray],
+    rows: list[np.ndarray],
+    limits: np.ndarray,
+    sampler: Sampler,
+    key: Array,
+    end: int,
+) -> np.ndarray:
+    """Draws up to ``limits`` tokens after what each row has ``heard`` of itself."""
+    lengths = np.array([len(row) for row in heard], np.int32)
+    width, steps = _rounded(max(lengths)), _rounded(max(limits))
+    tokens = np.zeros((len(rows), width), np.int32)
+    for padded, row in zip(tokens, heard, strict=True):
+        padded[: len(row)] = row
+    slots = min(width + steps, model.config.max_length)
+    cache = model.empty_cache(len(rows), slots)
+    before = jnp.array([len(row) for row in rows], jnp.int32) - lengths
+    logits, cache = _prefill(model, jnp.asarray(tokens[:, :slots]), jnp.asarray(lengths), cache)
     drawn = _decode(
-        model, logits, lengths, cache, jnp.int32(new_tokens), _rounded(new_tokens), numbers, key, end
+        model,
+        logits,
+        jnp.asarray(lengths),
+        before,
+        cache,
+        jnp.asarray(limits, jnp.int32),
+        steps,
+        sampler,
+        key,
+        jnp.int32(end),
     )
-    return [_until(row[:new_tokens], end_id) for row in np.asarray(drawn)]
+    return np.asarray(drawn)
 
 
 def _rounded(length: int) -> int:
     return -(-length // BUCKET) * BUCKET
 
 
-def _until(row: Int[np.ndarray, "n"], end_id: int | None) -> Int[np.ndarray, "m"]:
-    ends = np.flatnonzero(row == end_id) if end_id is not None else []
+def _until(row: Int[np.ndarray, "n"], end: int) -> Int[np.ndarray, "m"]:
+    ends = np.flatnonzero(row == end)
     return row[: ends[0]] if len(ends) else row
-
-
-def _empty(model: Transformer, rows: int, slots: int) -> list[Cache]:
-    config = model.config
-    if config.positions == "learned":
-        slots = min(slots, config.max_length)
-    return model.empty_cache(rows, slots)
 
 
 @jax.jit
@@ -156,7 +178,6 @@ def _prefill(
     model: Transformer, tokens: Array, lengths: Array, cache: list[Cache]
 ) -> tuple[Array, list[Cache]]:
     """Returns the logits after each prompt, and the cache that holds the prompts."""
-    tokens = tokens[:, : cache[0].key.shape[-2]]
     index = jnp.broadcast_to(jnp.arange(tokens.shape[1])[None], tokens.shape)
     place = model.compute.place
     tokens, index = place(tokens, ("batch", None)), place(index, ("batch", None))
@@ -170,38 +191,42 @@ def _decode_loop(
     model: Transformer,
     logits: Array,
     lengths: Array,
+    before: Array,
     cache: list[Cache],
-    count: Array,
-    slots: int,
+    limits: Array,
+    steps: int,
     sampler: Sampler,
     key: Array,
     end: Array,
 ) -> Array:
-    """Draws up to ``count`` tokens a row; stops when all rows have drawn the end token."""
+    """Draws up to ``limits`` tokens a row, or to the end token.
+
+    ``lengths`` counts the tokens in the cache, ``before`` those that are no longer in it.
+    """
     place = model.compute.place
 
     def going(carry: tuple[Any, ...]) -> Array:
         i, _, _, _, ended = carry
-        return (i < count) & ~ended.all()
+        return ((i < limits) & ~ended).any()
 
     def body(carry: tuple[Any, ...]) -> tuple[Any, ...]:
         i, logits, cache, drawn, ended = carry
         index = lengths + i
-        token = sampler.draw(logits, key, index)
+        token = sampler.draw(logits, key, index + before)
         token = jnp.where(ended, jnp.maximum(end, 0), token).astype(jnp.int32)
-        drawn = jnp.where(jnp.arange(slots)[None] == i, token[:, None], drawn)
+        drawn = jnp.where(jnp.arange(steps)[None] == i, token[:, None], drawn)
         new = place(token[:, None], ("batch", None))
         logits, cache = model.decode(new, place(index[:, None], ("batch", None)), cache)
         logits = place(logits, (None, None, None))[:, 0]
         return i + 1, logits, cache, drawn, ended | (token == end)
 
     rows = logits.shape[0]
-    drawn = jnp.full((rows, slots), end, jnp.int32)
+    drawn = jnp.full((rows, steps), end, jnp.int32)
     start = (jnp.int32(0), logits, cache, drawn, jnp.zeros(rows, bool))
     return jax.lax.while_loop(going, body, start)[3]
 
 
-_decode = jax.jit(_decode_loop, static_argnums=5)
+_decode = jax.jit(_decode_loop, static_argnums=6)
 
 
 def continue_texts(
@@ -241,8 +266,8 @@ def _define_flags() -> None:
     define_checkpoint_flags()
     flags.DEFINE_multi_string("prompt", [], "Text to continue; may be given several times.")
     flags.DEFINE_string("prompts", None, "A file with a prompt a line.")
-    flags.DEFINE_integer("tokens", 100, "New tokens for each prompt.", lower_bound=1)
-    flags.DEFINE_float("temperature", 0.8, "Divides the logits; 0: the likeliest token.")
+    flags.DEFINE_integer("tokens", None, "New tokens for each prompt.", lower_bound=1)
+    flags.DEFINE_float("temperature", None, "Divides the logits; 0: the likeliest token.")
     flags.DEFINE_integer("top_k", 0, "Only the likeliest k tokens; 0: all.")
     flags.DEFINE_float("top_p", 1.0, "Only the likeliest tokens that reach this probability.")
     flags.DEFINE_integer("seed", 0, "Of the draws.")
@@ -267,9 +292,12 @@ def main() -> None:
     saved = open_saved(checkpoint_flag())
     if saved.tokenizer is None:
         raise UserError(f"{saved.path} was trained on random tokens and has no words to say.")
-    sampler = Sampler(flags.FLAGS.temperature, flags.FLAGS.top_k, flags.FLAGS.top_p)
+    defaults = saved.config.sample
+    heat = flags.FLAGS.temperature
+    heat = defaults.temperature if heat is None else heat
+    sampler = Sampler(heat, flags.FLAGS.top_k, flags.FLAGS.top_p)
     sampler.check()
-    prompts = _prompts(saved.config.sample.prompts)
+    prompts = _prompts(defaults.prompts)
     mesh = make_mesh(dict(data=1, fsdp=1, heads=1, context=1), jax.devices()[:1])
     with jax.set_mesh(mesh):
         model = saved.load_model(mesh)
@@ -277,7 +305,7 @@ def main() -> None:
             model,
             saved.tokenizer,
             prompts,
-            flags.FLAGS.tokens,
+            flags.FLAGS.tokens or defaults.tokens,
             sampler,
             flags.FLAGS.seed,
             flags.FLAGS.stop,

@@ -1,6 +1,7 @@
 """Learning-rate schedules: pure functions of the step and of numbers that may be traced."""
 
 import dataclasses
+from typing import no_type_check
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ from jaxtyping import Array, Float, Int
 from configs.errors import UserError, nearest
 
 
+@no_type_check  # as a pytree it also holds shapes and shardings
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class ScheduleNumbers:

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, no_type_check
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ from train.loss import summed_loss
 from train.optimizer import Numbers, Optimizer
 
 
+@no_type_check  # as a pytree it also holds shapes and shardings
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Batch:
@@ -37,6 +38,7 @@ class Batch:
     segments: Int[Array, "*steps B T"] | None = None
 
 
+@no_type_check  # as a pytree it also holds shapes and shardings
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
@@ -47,7 +49,7 @@ class TrainState:
     optimizer: dict[str, Any]
 
 
-Metrics = dict[str, Float[Array, "steps"]]
+Metrics = dict[str, Float[Array, "*steps"]]
 Step = Callable[[TrainState, Batch, Array, Numbers], tuple[TrainState, Metrics]]
 
 
@@ -94,12 +96,16 @@ def make_step(config: ConfigDict, optimizer: Optimizer) -> Step:
     ) -> tuple[TrainState, Metrics]:
         def body(i: Array, carry: tuple[TrainState, Metrics]) -> tuple[TrainState, Metrics]:
             state, metrics = carry
-            batch = jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, i, 0, False), batches)
+            batch = jax.tree.map(
+                lambda leaf: jax.lax.dynamic_index_in_dim(leaf, i, 0, False), batches
+            )
             state, new = one(state, batch, numbers)
             return state, {name: metrics[name].at[i].set(new[name]) for name in metrics}
 
         slots = batches.tokens.shape[0]
-        empty = {n: jnp.zeros((slots,), jnp.float32) for n in ("loss", "grad_norm", "learning_rate")}
+        empty = {
+            n: jnp.zeros((slots,), jnp.float32) for n in ("loss", "grad_norm", "learning_rate")
+        }
         return jax.lax.fori_loop(0, count, body, (state, empty))
 
     return jax.jit(many, donate_argnums=0)

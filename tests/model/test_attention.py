@@ -42,9 +42,7 @@ def test_layer_equals_the_reference(kind):
         return layer(x, positions, masks.causal(x.shape[1], segments, compute))[0]
 
     found = update(first_layer(model), x, positions, segments)
-    heads = reference.within(
-        reference.layer(reference.weights(model), config, 0), "attention"
-    )
+    heads = reference.within(reference.layer(reference.weights(model), config, 0), "attention")
     for b in range(2):
         expected = reference.attention(
             config, heads, x[b].astype(np.float64), positions[b], segments[b], config.window[0]

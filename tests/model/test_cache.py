@@ -39,9 +39,7 @@ def test_decoding_equals_the_forward_pass(kind):
     logits, cache = decode(model, padded, index, cache)
     logits = np.asarray(logits)[..., : config.vocab_size]
     for row, prompt in enumerate(prompts):
-        np.testing.assert_allclose(
-            logits[row, :prompt], expected[row, :prompt], rtol=0, atol=1e-5
-        )
+        np.testing.assert_allclose(logits[row, :prompt], expected[row, :prompt], rtol=0, atol=1e-5)
 
     place = prompts.astype(np.int32)
     while (place < LENGTH).any():
@@ -101,7 +99,9 @@ def test_write_puts_each_row_at_its_places():
 def test_a_cache_holds_a_group_and_not_a_head():
     model = small.drawn(small.config(num_kv_heads=2, num_layers=4, window=(None, 2)))
     caches = model.empty_cache(3, 9)
-    assert [(c.key.shape, c.value.shape) for c in caches] == [((2, 3, 2, 9, 6), (2, 3, 2, 9, 5))] * 2
+    assert [(c.key.shape, c.value.shape) for c in caches] == [
+        ((2, 3, 2, 9, 6), (2, 3, 2, 9, 5))
+    ] * 2
 
 
 def test_a_cache_past_the_learned_positions_is_refused():

@@ -1,5 +1,6 @@
 """The lecture grammar: its truths against brute force over many texts, and its splits."""
 
+import re
 import subprocess
 import sys
 from collections import Counter, defaultdict
@@ -44,15 +45,15 @@ def test_texts_have_the_promised_form() -> None:
         assert text == " ".join(text.split())
         assert text == text.lower()
         assert text.endswith(" .")
-        assert 10 <= len(text.split()) <= 64
+        assert 10 <= len(text.split()) <= 50
     assert {word for text in TRAIN for word in text.split()} == words
 
 
 def test_vocabulary_holds_each_word_once() -> None:
     words = grammar.vocabulary()
     assert len(words) == len(set(words))
-    assert words[:2] == [".", ","]
-    assert words[2:] == sorted(words[2:])
+    assert words[:3] == [".", ",", "?"]
+    assert words[3:] == sorted(words[3:])
     assert grammar.END not in words
 
 
@@ -88,7 +89,7 @@ def test_one_word_is_allowed_exactly_where_words_are_determined(seed, split, dat
         if word in allowed:
             grammar.explain(" ".join([*before, word]))
         else:
-            with pytest.raises(UserError, match=f"word {position}, '{word}', does not fit"):
+            with pytest.raises(UserError, match=re.escape(f"word {position}, '{word}', does")):
                 grammar.explain(" ".join([*before, word]))
 
 
@@ -186,12 +187,14 @@ def test_known_texts() -> None:
     assert grammar.continuations(text) == ["him"]
     assert {t.sources for t in grammar.explain(text)} == {(1,)}
     text = (
-        "the butler hid the knife . the cook carried the lamp . the maid hid the rope . "
-        "at midnight the count died by the knife . therefore the murderer was the"
+        "agatha hid the knife . basil carried the lamp . edgar hid the rope . who had the lamp ? "
+        "basil . at midnight the count died by the knife . therefore the murderer was"
     )
-    assert grammar.continuations(text) == ["butler"]
-    (truth,) = grammar.explain(text + " butler .")
-    assert (truth.sources, truth.rule, truth.held_out) == ((1, 4, 25), "clue", True)
+    assert grammar.continuations(text) == ["agatha"]
+    assert [(t.word, t.sources, t.rule, t.held_out) for t in grammar.explain(text + " agatha")] == [
+        ("basil", (5, 8, 18), "clue", False),
+        ("agatha", (0, 3, 29), "clue", True),
+    ]
     text = "emma saw the miniature eiffel tower . it stands on a shelf . it is"
     assert grammar.continuations(text) == ["small"]
     text = "emma saw the great eiffel tower . it stands"

@@ -1,0 +1,1 @@
+"""Configs that also say which settings a sweep tries."""

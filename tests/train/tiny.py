@@ -1,0 +1,139 @@
+"""A tiny run for the tests of this room: its config, its first state, its compiled step."""
+
+import functools
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from configs import base
+from model.axes import ShardingRules, make_mesh
+from model.config import ModelConfig
+from train.batches import open_sources, place
+from train.loop import resolve
+from train.optimizer import Numbers
+from train.step import Batch, TrainState, init_state, make_optimizer, make_step, named_arrays
+
+# What is compiled here is small; optimising it takes longer than running it.
+QUICK = {"xla_backend_optimization_level": 0}
+
+FIELDS: dict[str, Any] = {
+    "steps": 20,
+    "batch_size": 16,
+    "length": 8,
+    "steps_per_call": 5,
+    "model.embed_dim": 16,
+    "model.num_layers": 2,
+    "model.num_heads": 8,
+    "model.head_dim": 4,
+    "model.value_dim": 3,
+    "model.mlp_dim": 24,
+    "model.vocab_size": 65,  # no mesh divides it
+    "data.source": "repeats",
+    "data.periods": (2, 6),
+    "data.rows": "stream",
+    "optim.learning_rate": 0.01,
+    "optim.warmup_steps": 3,
+    "mesh.fsdp": 1,
+    "checkpoint.every": 0,
+    "log.every": 1,
+    "log.eval_every": 0,
+    "log.tensorboard": False,
+}
+
+
+def config(changes: Mapping[str, Any] | None = None) -> ConfigDict:
+    """Returns a whole config; ``changes`` goes by dotted names."""
+    found = base.get_config()
+    found.update_from_flattened_dict({**FIELDS, **(changes or {})})
+    return resolve(found, found.model.vocab_size or 0) if found.model.vocab_size else found
+
+
+def mesh(**sizes: int) -> Mesh:
+    """Returns a mesh of as many of the eight devices as the sizes ask for."""
+    whole = dict(data=1, fsdp=1, heads=1, context=1) | sizes
+    return make_mesh(whole, jax.devices()[: math.prod(whole.values())])
+
+
+def model_config(config: ConfigDict) -> ModelConfig:
+    """Returns the shape of its network."""
+    return ModelConfig.from_config(config.model, 1, config.length)
+
+
+def first_state(config: ConfigDict) -> TrainState:
+    """Returns the state before the first step, on the mesh that is set."""
+    shape = model_config(config)
+    optimizer = make_optimizer(config, shape)
+    fresh = jax.jit(lambda key: init_state(shape, optimizer, key), compiler_options=QUICK)
+    return fresh(jax.random.key(config.seed))
+
+
+class Stepper:
+    """The step of a config on a mesh, compiled once for stacks of ``config.steps_per_call``."""
+
+    def __init__(self, config: ConfigDict, mesh: Mesh):
+        self.config, self.mesh = config, mesh
+        self.source = open_sources(config).train
+        self._step = make_step(config, make_optimizer(config, model_config(config)))
+        self._compiled: Any = None
+
+    def batches(self, start: int) -> Batch:
+        """Returns the stacked batches of the steps from ``start`` on."""
+        slots, size = self.config.steps_per_call, self.config.batch_size
+        steps = start + np.arange(slots)[:, None]
+        rows = steps * size + np.arange(size)
+        return place(self.source.training, rows, self.mesh, ShardingRules())
+
+    def call(
+        self,
+        state: TrainState,
+        count: int | None = None,
+        numbers: Numbers | None = None,
+        batches: Batch | None = None,
+    ) -> tuple[TrainState, dict[str, np.ndarray]]:
+        """Takes ``count`` steps in one call; ``state`` itself stays usable."""
+        count = self.config.steps_per_call if count is None else count
+        batches = self.batches(int(state.step)) if batches is None else batches
+        state = jax.tree.map(jnp.copy, state)
+        arguments = (state, batches, jnp.int32(count), numbers or Numbers.of(self.config))
+        if self._compiled is None:
+            self._compiled = self._step.lower(*arguments).compile(QUICK)
+        state, values = self._compiled(*arguments)
+        return state, {name: np.asarray(value)[:count] for name, value in values.items()}
+
+    def losses(self, state: TrainState, steps: int) -> tuple[TrainState, np.ndarray]:
+        """Takes ``steps`` steps; returns the state after them and the loss of each."""
+        found = []
+        while len(found) < steps:
+            count = min(self.config.steps_per_call, steps - len(found))
+            state, values = self.call(state, count)
+            found.extend(values["loss"])
+        return state, np.array(found)
+
+
+def arrays(state: TrainState) -> dict[str, np.ndarray]:
+    """Returns parameters and optimizer state as host arrays, by name."""
+    found = {f"model.{name}": value for name, value in named_arrays(state.model).items()}
+    for path, value in jax.tree_util.tree_leaves_with_path(state.optimizer):
+        found["optimizer" + jax.tree_util.keystr(path)] = value
+    return {name: np.asarray(value) for name, value in found.items()}
+
+
+def assert_equal(found: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]) -> None:
+    """Checks that both hold the same names with the same bits."""
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        np.testing.assert_array_equal(found[name], value, err_msg=name)
+
+
+@functools.cache
+def on_one_device() -> tuple[Stepper, TrainState]:
+    """Returns the step of the plain config on a mesh of one device, and its first state."""
+    whole = mesh()
+    with jax.set_mesh(whole):
+        return Stepper(config(), whole), first_state(config())
