@@ -233,9 +233,12 @@ HELD_OUT_WEAPONS = frozenset(
 )
 
 # --- the remaining words: those that the stories write out -----------------------------------
-PUNCTUATION = (".", ",", "?")
-FUNCTION_WORDS = tuple(
-    "a about already and asked at but by died everyone had in is it know large made many midnight "
-    "murderer of often on one roamed small soon stands that the then there therefore thought was "
-    "we were who".split()
+PUNCTUATION = (".", ",")
+# fmt: off
+FUNCTION_WORDS = (
+    "a", "about", "already", "and", "asked", "at", "but", "by", "died", "everyone", "in", "is",
+    "it", "know", "large", "made", "many", "midnight", "murderer", "of", "often", "on", "one",
+    "roamed", "small", "soon", "stands", "that", "the", "then", "there", "therefore", "thought",
+    "was", "we", "were",
 )
+# fmt: on

@@ -293,9 +293,10 @@ def load(path: str | os.PathLike[str]) -> Tokenizer:
         text = Path(path).expanduser().read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8"
+        name = os.fspath(path)
         raise UserError(
-            f"data.tokenizer: {os.fspath(path)!r} cannot be read ({reason}); give the path of a "
-            f"tokenizer.json, or 'word', 'char', 'byte' or 'bpe'{nearest(os.fspath(path), TRAINED)}."
+            f"data.tokenizer: {name!r} cannot be read ({reason}); give the path of a "
+            f"tokenizer.json, or 'word', 'char', 'byte' or 'bpe'{nearest(name, TRAINED)}."
         ) from error
     return from_json(text, os.fspath(path))
 

@@ -15,7 +15,7 @@ class RepeatRows:
     fixed period a model learns the distance and no induction (a position, not a match).
     """
 
-    def __init__(self, vocab_size: int, length: int, periods: tuple[int, int], seed: int):
+    def __init__(self, vocab_size: int, length: int, periods: tuple[int, ...], seed: int):
         """Args: tokens to draw from, T, shortest and longest period in tokens, of the draws.
 
         Raises:

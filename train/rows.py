@@ -109,7 +109,8 @@ class CorpusRows:
         seed = int(np.random.SeedSequence([self.seed, epoch]).generate_state(1)[0])
         index = index_shuffle(index, max_index=self.per_epoch - 1, seed=seed, rounds=4)
         if self.kind == "packed":
-            return tuple(self.ranges[index])
+            first, end = self.ranges[index].tolist()
+            return first, end
         start = 1 + seed % self.length + index * self.length
         start = min(start, len(self.corpus.tokens) - self.length)
         return start, start + self.length

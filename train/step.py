@@ -155,8 +155,8 @@ def gradient(
     return gradients, nats
 
 
-def named_arrays(model: Transformer) -> dict[str, Array]:
-    """Returns the parameters by name, as {"blocks.0.attention.query": array}."""
+def named_arrays(model: Transformer) -> dict[str, Any]:
+    """Returns the parameters, or their shapes, by name: {"blocks.0.attention.query": array}."""
     return dict(zip((name for name, _ in parameters(model)), jax.tree.leaves(model), strict=True))
 
 

@@ -132,3 +132,12 @@ def replaced(model: nnx.Module, shape: ModelConfig) -> nnx.Module:
 def changed(shape: ModelConfig, **changes: Any) -> ModelConfig:
     """Returns a config with other fields."""
     return dataclasses.replace(shape, **changes)
+
+
+# The generator's long code compiles for seconds when it is optimised.
+QUICK = {"xla_backend_optimization_level": 0}
+
+
+def quickly(function):
+    """Returns the function, compiled without optimisation: for what runs once."""
+    return jax.jit(function, compiler_options=QUICK)

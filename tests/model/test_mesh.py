@@ -127,18 +127,14 @@ def initial(config, sizes, options):
 
 @functools.cache
 def initial_without_mesh(config, quick):
-    start = jax.jit(lambda key: Transformer(config, key), compiler_options=QUICK if quick else None)
+    start = jax.jit(lambda key: Transformer(config, key), compiler_options=small.QUICK if quick else None)
     return reference.weights(start(jax.random.key(7)))
-
-
-# The generator's long code compiles for seconds when it is optimised.
-QUICK = {"xla_backend_optimization_level": 0}
 
 
 @pytest.mark.parametrize("sizes", MESHES.values(), ids=MESHES)
 def test_initial_parameters_do_not_depend_on_the_mesh(sizes):
     config = CONFIGS["grouped"]
-    found = initial(config, sizes, QUICK)
+    found = initial(config, sizes, small.QUICK)
     for path, value in initial_without_mesh(config, quick=True).items():
         np.testing.assert_array_equal(found[path], value, err_msg=path)
 

@@ -60,12 +60,9 @@ def test_its_parameter_is_declared():
 
 def test_it_leaves_the_other_parameters_as_they_were():
     config = small.config(**GATED, num_layers=1, mlp="none")
-    options = {"xla_backend_optimization_level": 0}
     plain, gated = (
         reference.weights(
-            jax.jit(lambda key, c=c: Transformer(c, key), compiler_options=options)(
-                jax.random.key(1)
-            )
+            small.quickly(lambda key, c=c: Transformer(c, key))(jax.random.key(1))
         )
         for c in (small.changed(config, attention="multihead"), config)
     )
@@ -77,7 +74,7 @@ def test_on_a_mesh_it_equals_one_device():
     config = small.config(**GATED, num_layers=1, mlp="none")
     tokens = small.tokens(config, batch=4, length=6)
 
-    @jax.jit
+    @small.quickly
     def start_and_run(key, tokens):
         model = Transformer(config, key)
         return model, model(tokens)

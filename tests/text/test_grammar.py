@@ -52,8 +52,8 @@ def test_texts_have_the_promised_form() -> None:
 def test_vocabulary_holds_each_word_once() -> None:
     words = grammar.vocabulary()
     assert len(words) == len(set(words))
-    assert words[:3] == [".", ",", "?"]
-    assert words[3:] == sorted(words[3:])
+    assert words[:2] == [".", ","]
+    assert words[2:] == sorted(words[2:])
     assert grammar.END not in words
 
 
@@ -187,14 +187,15 @@ def test_known_texts() -> None:
     assert grammar.continuations(text) == ["him"]
     assert {t.sources for t in grammar.explain(text)} == {(1,)}
     text = (
-        "agatha hid the knife . basil carried the lamp . edgar hid the rope . who had the lamp ? "
-        "basil . at midnight the count died by the knife . therefore the murderer was"
+        "agatha hid the knife . basil carried the lamp . edgar hid the poison . "
+        "at midnight the count died by the knife . therefore the murderer was"
     )
     assert grammar.continuations(text) == ["agatha"]
-    assert [(t.word, t.sources, t.rule, t.held_out) for t in grammar.explain(text + " agatha")] == [
-        ("basil", (5, 8, 18), "clue", False),
-        ("agatha", (0, 3, 29), "clue", True),
-    ]
+    (truth,) = grammar.explain(text + " agatha")
+    assert (truth.sources, truth.rule, truth.held_out) == ((0, 3, 22), "clue", True)
+    text = text.replace("poison", "book").replace(" by the knife", "")
+    (truth,) = grammar.explain(text + " agatha .")
+    assert (truth.sources, truth.rule) == ((0, 3), "clue")
     text = "emma saw the miniature eiffel tower . it stands on a shelf . it is"
     assert grammar.continuations(text) == ["small"]
     text = "emma saw the great eiffel tower . it stands"

@@ -51,7 +51,7 @@ def config(changes: Mapping[str, Any] | None = None) -> ConfigDict:
     """Returns a whole config; ``changes`` goes by dotted names."""
     found = base.get_config()
     found.update_from_flattened_dict({**FIELDS, **(changes or {})})
-    return resolve(found, found.model.vocab_size or 0) if found.model.vocab_size else found
+    return resolve(found, found.model.vocab_size) if found.model.vocab_size else found
 
 
 def mesh(**sizes: int) -> Mesh:
