@@ -1,1 +1,1 @@
-"""Seeing heads: what each one attends to and what it writes."""
+"""The floor for seeing what heads do, between the model and training. Nothing stands here yet."""

@@ -145,12 +145,13 @@ class ModelConfig:
                 raise UserError(f"model.{name} is not a field{nearest(name, names)}.")
         values: dict[str, Any] = {name: model[name] for name in names}
         if values["head_dim"] is None:
-            if values["embed_dim"] % values["num_heads"]:
+            heads = max(values["num_heads"], 1)  # fewer are refused below, with the other sizes
+            if values["embed_dim"] % heads:
                 raise UserError(
                     f"model.num_heads = {values['num_heads']} does not divide model.embed_dim = "
                     f"{values['embed_dim']}; set model.head_dim or change one of them."
                 )
-            values["head_dim"] = values["embed_dim"] // values["num_heads"]
+            values["head_dim"] = values["embed_dim"] // heads
         defaults = {
             "num_kv_heads": values["num_heads"],
             "value_dim": values["head_dim"],

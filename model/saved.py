@@ -173,20 +173,24 @@ class Saving:
             self._error = error
 
 
-def open_saved(checkpoint: str | os.PathLike[str]) -> Saved:
+def open_saved(checkpoint: str | os.PathLike[str], field: str = "--checkpoint") -> Saved:
     """Opens a workdir (its newest whole step), a step, or a saved model.
+
+    Args:
+      checkpoint: its folder.
+      field: what named it, for errors.
 
     Raises:
       UserError: there is no such folder, or nothing whole in it.
     """
     path = Path(checkpoint).expanduser().absolute()
     if not path.is_dir():
-        raise UserError(f"--checkpoint={checkpoint} is no folder; name a run, a step or a model.")
+        raise UserError(f"{field}={checkpoint} is no folder; name a run, a step or a model.")
     if not is_whole(path):
         steps = whole_steps(path)
         if not steps:
             raise UserError(
-                f"--checkpoint={checkpoint} is neither a run with a finished save, nor a step, "
+                f"{field}={checkpoint} is neither a run with a finished save, nor a step, "
                 "nor a saved model; name one of these."
             )
         path = path / STEPS / str(steps[-1])

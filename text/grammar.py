@@ -16,7 +16,7 @@ request, since guessing them is no merit.
 
 Splits. A text is shown in training or in validation, never in both. Validation holds every
 text with a held-out combination (``text.lexicon.HELD_OUT_*``: a cue with a word, a scale with a
-landmark, a texture with a creature, a noun with a form of its pronoun, a suspect with a weapon),
+landmark, a texture with a creature, a noun with a form of its pronoun, a trace with a weapon),
 and one in ten of all other texts, by a digest of the text. Each half of a held-out combination
 is seen in training with many other partners, so that a model which composes can get it right:
 "american" is never seen with "mole", but it is with "bat", "crane" and "seal", and "mole" is with
@@ -147,7 +147,14 @@ def vocabulary() -> list[str]:
         *(lexicon.CREATURES, lexicon.TEXTURES, lexicon.COLOURS, lexicon.LANDSCAPES),
         *(lexicon.MOODS_OF_PLACE, lexicon.MEETINGS, lexicon.BELONGINGS, lexicon.HANDLED),
         *(lexicon.FEELINGS, lexicon.ROOMS, lexicon.THANKED, lexicon.BESIDE, lexicon.SUSPECTS),
-        *(lexicon.VICTIMS, lexicon.WEAPONS, lexicon.KEEPSAKES, lexicon.TOOK),
+        *(
+            lexicon.TRACES,
+            lexicon.VICTIMS,
+            lexicon.WEAPONS,
+            lexicon.KEEPSAKES,
+            lexicon.PASTIMES,
+            lexicon.CHAMBERS,
+        ),
     )
     return [*lexicon.PUNCTUATION, *sorted(words)]
 

@@ -148,8 +148,8 @@ def creature_story(pen: Pen) -> None:
         reserved[noun.text] = pen.reserve((texture.text, noun.text) in lex.HELD_OUT_TEXTURES)
 
     introduce()
-    # Two creatures ask for binding: whose adjectives were these? One creature does not.
-    if pen.branch(("roamed",), lex.MEETINGS, odds=(4, 1)) == 0:
+    # Two creatures ask whose adjectives were whose, which takes a model far longer to learn.
+    if pen.branch(("roamed",), lex.MEETINGS, odds=(7, 1)) == 0:
         pen.say("roamed the")
     else:
         pen.choose(lex.MEETINGS)
@@ -234,46 +234,49 @@ def agreement_story(pen: Pen) -> None:
 
 
 def mystery_story(pen: Pen) -> None:
-    """Agatha hid the knife . basil carried the lamp . ... therefore the murderer was agatha ."""
-    armed: dict[str, tuple[Word, Word]] = {}
-    suspects = list(lex.SUSPECTS)
-    keepsakes = list(lex.KEEPSAKES)
-    weapons = list(lex.WEAPONS)
-    for number in range(4):
-        if number == 3 and pen.branch(suspects, ("at",)) == 1:
-            break
-        suspect = pen.choose(suspects)
-        suspects.remove(suspect.text)
-        pen.choose(lex.TOOK)
-        pen.say("the")
-        # One of the first three is armed; seldom a second one is too.
-        if number < 2 or len(armed) == 1:
-            is_armed = pen.branch(weapons, keepsakes, odds=(1, 10 if armed else 2)) == 0
-        else:
-            is_armed = not armed
-        thing = pen.choose(weapons if is_armed else keepsakes)
-        (weapons if is_armed else keepsakes).remove(thing.text)
-        if is_armed:
-            armed[thing.text] = (suspect, thing)
-            pen.reserve((suspect.text, thing.text) in lex.HELD_OUT_WEAPONS)
-        pen.say(".")
+    """There was flour on the knife . the maid sang ... therefore the murderer was the cook ."""
     pen.say("at midnight the")
     pen.choose(lex.VICTIMS)
-    pen.say("died")
-    named: tuple[Word, ...] = ()
-    if len(armed) == 2:
-        pen.say("by the")
-        named = (pen.choose(tuple(armed)),)
-        suspect, weapon = armed[named[0].text]
-    else:
-        suspect, weapon = next(iter(armed.values()))
-        if pen.branch(("by",), (".",)) == 0:
-            pen.say("by the")
-            held_out = (suspect.text, weapon.text) in lex.HELD_OUT_WEAPONS
-            pen.must(weapon.text, "clue", weapon, held_out=held_out)
-    pen.say(". therefore the murderer was")
-    held_out = (suspect.text, weapon.text) in lex.HELD_OUT_WEAPONS
-    pen.must(suspect.text, "clue", suspect, weapon, *named, held_out=held_out)
+    pen.say("died .")
+    traces = list(lex.TRACES)
+
+    def find_trace() -> Word:
+        pen.say("there was")
+        trace = pen.choose(traces)
+        traces.remove(trace.text)
+        pen.say("on the")
+        return trace
+
+    # A trace counts if it is on a weapon; seldom there is another one, on a keepsake.
+    trace = find_trace()
+    misleading = pen.branch(lex.WEAPONS, lex.KEEPSAKES, odds=(5, 1)) == 1
+    if misleading:
+        pen.choose(lex.KEEPSAKES)
+        pen.say(".")
+        trace = find_trace()
+    weapon = pen.choose(lex.WEAPONS)
+    held_out = pen.reserve((trace.text, weapon.text) in lex.HELD_OUT_TRACES)
+    pen.say(".")
+    people = list(lex.SUSPECTS)
+    for number in range(3):
+        ways = [("the",), () if misleading else ("there",), ("therefore",) if number else ()]
+        way = pen.branch(*ways, odds=(6, int(not misleading), 2 * (number > 0)))
+        if way == 2:
+            break
+        if way == 1:
+            find_trace()
+            pen.choose(lex.KEEPSAKES)
+            misleading = True
+        else:
+            pen.say("the")
+            person = pen.choose(people)
+            people.remove(person.text)
+            pen.choose(lex.PASTIMES)
+            pen.say("in the")
+            pen.choose(lex.CHAMBERS)
+        pen.say(".")
+    pen.say("therefore the murderer was the")
+    pen.must(lex.TRACES[trace.text], "clue", trace, weapon, held_out=held_out)
     pen.say(".")
 
 
@@ -283,5 +286,5 @@ STORIES: dict[Story, int] = {
     landmark_story: 1,
     creature_story: 5,
     agreement_story: 3,
-    mystery_story: 5,
+    mystery_story: 4,
 }

@@ -56,6 +56,13 @@ def open_sources(config: ConfigDict, tokenizer: Tokenizer | None = None) -> Sour
         )
 
     made = prepared.tokenizer
+    longest = int(np.diff(prepared.validation.starts).max())
+    if data.source == "grammar" and longest > config.length:
+        # Its documents are examined whole.
+        raise UserError(
+            f"length = {config.length} is shorter than a document of the grammar ({longest} "
+            "tokens); raise it."
+        )
 
     def cut(corpus: corpora.Corpus) -> CorpusRows:
         return CorpusRows(corpus, data.rows, config.length, config.seed, made.end_id)

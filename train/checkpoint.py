@@ -123,7 +123,9 @@ def start_from(checkpoint: str, model: Transformer, mesh: Mesh) -> Transformer:
     Raises:
       UserError: there is none, or its shapes are not the model's.
     """
-    arrays = saved.open_saved(checkpoint).load("model", named_arrays(model), mesh)
+    arrays = saved.open_saved(checkpoint, "checkpoint.restore_from").load(
+        "model", named_arrays(model), mesh
+    )
     return with_arrays(model, arrays)
 
 

@@ -9,7 +9,6 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Int
 from ml_collections import ConfigDict
 
-from configs.errors import UserError
 from model.transformer import Transformer
 from text import grammar
 from text.tokenizers import Tokenizer
@@ -25,27 +24,18 @@ def determined_accuracy(
     Args:
       model: trained on the grammar.
       tokenizer: its words.
-      config: whole; ``data`` says which documents are held out.
+      config: whole; ``data`` says which documents are held out, none longer than ``length``.
       mesh: that the model is on.
       documents: how many held-out documents to read; all of them when 0.
 
     Returns:
       "accuracy", "accuracy/seen" and "accuracy/held_out" (combinations that training shows, and
       that it never shows), and "accuracy/<rule>" for each rule of the grammar.
-
-    Raises:
-      UserError: a document is longer than the config's sequences.
     """
     data = config.data
     texts = grammar.documents(data.validation_documents, data.grammar_seed, "validation")
     texts = texts[:documents] if documents else texts
     ids = [tokenizer.encode(text) for text in texts]
-    longest = max(len(i) for i in ids)
-    if longest > config.length:
-        raise UserError(
-            f"length = {config.length} is shorter than a document of the grammar ({longest} "
-            "words); raise it."
-        )
     labels = np.zeros((len(ids), config.length), np.int32)
     for row, own in zip(labels, ids, strict=True):
         row[: len(own)] = own

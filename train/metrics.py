@@ -3,6 +3,7 @@
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 from tensorboardX import SummaryWriter
 
@@ -42,7 +43,7 @@ class Metrics:
             self._board.close()
 
 
-def read(workdir: Path) -> list[dict[str, float]]:
+def read(workdir: Path) -> list[dict[str, Any]]:
     """Returns the rows of a run; a row that was cut off is left out."""
     path = workdir / NAME
     if not path.exists():

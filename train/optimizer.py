@@ -59,6 +59,8 @@ class Numbers:
         for name in ("final_fraction", "decay_fraction"):
             if not 0 <= optim[name] <= 1:
                 raise UserError(f"optim.{name} = {optim[name]} must lie between 0 and 1.")
+        if optim.warmup_steps < 0:
+            raise UserError(f"optim.warmup_steps = {optim.warmup_steps} must be at least 0.")
         if optim.eps <= 0:
             raise UserError(f"optim.eps = {optim.eps} must be positive.")
 
@@ -225,6 +227,4 @@ def _zeros() -> Numbers:
     """Returns numbers for the start of a state, which depends on none of them."""
     zero = jnp.zeros((), jnp.float32)
     names = {f.name for f in dataclasses.fields(Numbers)} - {"schedule"}
-    return Numbers(
-        schedule=ScheduleNumbers(zero, zero, zero, zero), **dict.fromkeys(names, zero)
-    )
+    return Numbers(schedule=ScheduleNumbers(zero, zero, zero, zero), **dict.fromkeys(names, zero))

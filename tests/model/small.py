@@ -17,6 +17,16 @@ from model.transformer import Transformer
 
 BATCH, LENGTH = 2, 7
 
+# Tiny networks spend their time in the compiler. This leaves out what LLVM would do for speed;
+# XLA's own passes, partitioning among them, run as always.
+QUICK = {"xla_backend_optimization_level": 0}
+
+
+def quickly(function):
+    """Returns ``jax.jit`` of a function that need not be fast."""
+    return jax.jit(function, compiler_options=QUICK)
+
+
 # The kinds of network. Sizes differ from each other wherever they may, so that no two axes
 # can be exchanged unseen.
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -107,7 +117,7 @@ def tokens(shape: ModelConfig, batch: int = BATCH, length: int = LENGTH, seed: i
 
 def true_logits(model: Transformer, *args: Any, **kwargs: Any) -> np.ndarray:
     """Returns the logits of the true vocabulary, compiled."""
-    found = np.asarray(jax.jit(lambda m, a, k: m(*a, **k))(model, args, kwargs))
+    found = np.asarray(quickly(lambda m, a, k: m(*a, **k))(model, args, kwargs))
     return found[..., : model.config.vocab_size]
 
 
@@ -132,12 +142,3 @@ def replaced(model: nnx.Module, shape: ModelConfig) -> nnx.Module:
 def changed(shape: ModelConfig, **changes: Any) -> ModelConfig:
     """Returns a config with other fields."""
     return dataclasses.replace(shape, **changes)
-
-
-# The generator's long code compiles for seconds when it is optimised.
-QUICK = {"xla_backend_optimization_level": 0}
-
-
-def quickly(function):
-    """Returns the function, compiled without optimisation: for what runs once."""
-    return jax.jit(function, compiler_options=QUICK)

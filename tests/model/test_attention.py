@@ -36,7 +36,7 @@ def test_layer_equals_the_reference(kind):
     positions = np.array([[0, 1, 2, 3, 4, 5], [0, 1, 0, 1, 2, 3]], np.int32)
     segments = np.array([[1, 1, 1, 1, 1, 1], [1, 1, 2, 2, 2, 2]], np.int32)
 
-    @jax.jit
+    @small.quickly
     def update(layer, x, positions, segments):
         compute = Compute.of(config, ShardingRules())
         return layer(x, positions, masks.causal(x.shape[1], segments, compute))[0]

@@ -22,7 +22,7 @@ KINDS = {
     "parallel, remat": dict(parallel_blocks=True, remat="block"),
 }
 ROWS, LENGTH = 3, 8
-decode = jax.jit(lambda model, tokens, index, cache: model.decode(tokens, index, cache))
+decode = small.quickly(lambda model, tokens, index, cache: model.decode(tokens, index, cache))
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -32,9 +32,7 @@ def test_documents_do_not_see_each_other(window):
     segments = np.array([[1, 1, 2, 2, 2, 3], [1, 2, 2, 2, 2, 2]], np.int32)
     found = causal(6, jnp.asarray(segments), COMPUTE).within(window).visible()
     for b in range(2):
-        expected = [
-            [reference.sees(t, s, window, segments[b]) for s in range(6)] for t in range(6)
-        ]
+        expected = [[reference.sees(t, s, window, segments[b]) for s in range(6)] for t in range(6)]
         np.testing.assert_array_equal(found[b, 0], expected)
 
 
@@ -44,7 +42,7 @@ def test_rows_at_different_places():
 
 
 LENGTH = 9
-forward = jax.jit(lambda model, tokens: model(tokens))
+forward = small.quickly(lambda model, tokens: model(tokens))
 
 
 @functools.cache
@@ -60,9 +58,7 @@ def after_change(model, seed, place, token):
     return np.asarray(forward(model, tokens))[0], np.asarray(forward(model, other))[0]
 
 
-change = dict(
-    seed=st.integers(0, 1000), place=st.integers(0, LENGTH - 1), token=st.integers(1, 10)
-)
+change = dict(seed=st.integers(0, 1000), place=st.integers(0, LENGTH - 1), token=st.integers(1, 10))
 
 
 @settings(max_examples=15, deadline=None, derandomize=True)
@@ -80,6 +76,4 @@ def test_a_token_out_of_the_window_changes_nothing(seed, place, token):
     model = network(num_layers=1, mlp="none", window=(3,))
     before, after = after_change(model, seed, place, token)
     differs = (before != after).any(-1)
-    np.testing.assert_array_equal(
-        differs, [place <= t < place + 3 for t in range(LENGTH)]
-    )
+    np.testing.assert_array_equal(differs, [place <= t < place + 3 for t in range(LENGTH)])

@@ -65,7 +65,7 @@ def split(x):
     return jax.device_put(x, ShardingRules().spec(("batch", "length"), x.shape))
 
 
-@jax.jit
+@small.quickly
 def differentiate(model, tokens, labels, positions, segments):
     def loss(model):
         logits = model(tokens, positions, segments)
@@ -127,7 +127,9 @@ def initial(config, sizes, options):
 
 @functools.cache
 def initial_without_mesh(config, quick):
-    start = jax.jit(lambda key: Transformer(config, key), compiler_options=small.QUICK if quick else None)
+    start = jax.jit(
+        lambda key: Transformer(config, key), compiler_options=small.QUICK if quick else None
+    )
     return reference.weights(start(jax.random.key(7)))
 
 
@@ -156,8 +158,8 @@ def test_decoding_on_a_mesh_equals_the_forward_pass(name):
     with jax.set_mesh(small.mesh(MESHES["fsdp 2, heads 4"])):
         model, tokens = place(name), batch(name)[0]
         expected = small.true_logits(model, split(tokens))
-        decode = jax.jit(lambda m, t, i, c: m.decode(t, i, c))
-        cache = jax.jit(lambda m: m.empty_cache(ROWS, LENGTH))(model)
+        decode = small.quickly(lambda m, t, i, c: m.decode(t, i, c))
+        cache = small.quickly(lambda m: m.empty_cache(ROWS, LENGTH))(model)
         every = np.broadcast_to(np.arange(LENGTH, dtype=np.int32), tokens.shape)
         for here in (slice(0, 5), slice(5, 6)):
             logits, cache = decode(model, split(tokens[:, here]), split(every[:, here]), cache)

@@ -60,7 +60,7 @@ def test_padding_of_the_vocabulary_is_never_the_likeliest():
 LABELS = np.roll(small.tokens(small.config()), -1, axis=1)
 
 
-differentiate = jax.jit(jax.value_and_grad(small.cross_entropy))
+differentiate = small.quickly(jax.value_and_grad(small.cross_entropy))
 
 
 def loss_and_gradients(model, tokens):
@@ -136,7 +136,7 @@ def test_remat_keeps_less(scan_layers):
 def test_dropout_needs_a_key_and_follows_it():
     config = small.config(dropout=0.5)
     model, tokens = small.drawn(config), small.tokens(config)
-    forward = jax.jit(lambda m, t, k: m(t, key=k))
+    forward = small.quickly(lambda m, t, k: m(t, key=k))
     without = small.true_logits(small.replaced(model, small.config()), tokens)
     np.testing.assert_array_equal(small.true_logits(model, tokens), without)
     one, again, other = (

@@ -47,7 +47,9 @@ def test_forward_equals_the_reference(value_map):
 
 def test_its_parameter_is_declared():
     config = small.config(**GATED)
-    before = {d.path for d in declarations(small.abstract(small.changed(config, attention="multihead")))}
+    before = {
+        d.path for d in declarations(small.abstract(small.changed(config, attention="multihead")))
+    }
     after = {d.path: d for d in declarations(small.abstract(config))}
     assert set(after) - before == {"blocks.0.attention.gate"}
     gate = after["blocks.0.attention.gate"]
@@ -61,9 +63,7 @@ def test_its_parameter_is_declared():
 def test_it_leaves_the_other_parameters_as_they_were():
     config = small.config(**GATED, num_layers=1, mlp="none")
     plain, gated = (
-        reference.weights(
-            small.quickly(lambda key, c=c: Transformer(c, key))(jax.random.key(1))
-        )
+        reference.weights(small.quickly(lambda key, c=c: Transformer(c, key))(jax.random.key(1)))
         for c in (small.changed(config, attention="multihead"), config)
     )
     for path, value in plain.items():
@@ -98,7 +98,7 @@ def test_cached_decoding_equals_the_forward_pass():
     config = small.config(**GATED)
     model, tokens = small.drawn(config), small.tokens(config)
     expected = small.true_logits(model, tokens)
-    decode = jax.jit(lambda m, t, i, c: m.decode(t, i, c))
+    decode = small.quickly(lambda m, t, i, c: m.decode(t, i, c))
     cache = model.empty_cache(*tokens.shape)
     every = jnp.broadcast_to(jnp.arange(small.LENGTH), tokens.shape)
     for here in (slice(0, 6), slice(6, 7)):

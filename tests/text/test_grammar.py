@@ -187,15 +187,12 @@ def test_known_texts() -> None:
     assert grammar.continuations(text) == ["him"]
     assert {t.sources for t in grammar.explain(text)} == {(1,)}
     text = (
-        "agatha hid the knife . basil carried the lamp . edgar hid the poison . "
-        "at midnight the count died by the knife . therefore the murderer was"
+        "at midnight the count died . there was ink on the letter . there was flour on the knife . "
+        "the poet slept in the hall . the cook sang in the attic . therefore the murderer was the"
     )
-    assert grammar.continuations(text) == ["agatha"]
-    (truth,) = grammar.explain(text + " agatha")
-    assert (truth.sources, truth.rule, truth.held_out) == ((0, 3, 22), "clue", True)
-    text = text.replace("poison", "book").replace(" by the knife", "")
-    (truth,) = grammar.explain(text + " agatha .")
-    assert (truth.sources, truth.rule) == ((0, 3), "clue")
+    assert grammar.continuations(text) == ["cook"]
+    (truth,) = grammar.explain(text + " cook .")
+    assert (truth.sources, truth.rule, truth.held_out) == ((15, 18), "clue", True)
     text = "emma saw the miniature eiffel tower . it stands on a shelf . it is"
     assert grammar.continuations(text) == ["small"]
     text = "emma saw the great eiffel tower . it stands"
@@ -219,7 +216,7 @@ def test_held_out_combinations_by_the_bare_words() -> None:
         pairs = set(pairwise(words))
         assert not pairs & adjacent
         assert not set(zip(words, words[2:], strict=False)) & lexicon.HELD_OUT_TEXTURES
-        assert not set(zip(words, words[3:], strict=False)) & lexicon.HELD_OUT_WEAPONS
+        assert not set(zip(words, words[3:], strict=False)) & lexicon.HELD_OUT_TRACES
         for sentence in text.split(" . "):
             parts = set(sentence.split())
             assert not any(cue in parts and word in parts for cue, word in lexicon.HELD_OUT_CUES)
@@ -299,4 +296,11 @@ def test_command_prints_texts_and_their_truth() -> None:
 
 
 KNOWN = 375
-EXPECTED: list[str] = []
+EXPECTED = [
+    ("the alchemist on sunday remembered the mole . then david asked about the grams ."),
+    (
+        "the composer sketched the pitch . then david asked about the harmony . but the "
+        "referee sketched the pitch . often it needs grass ."
+    ),
+    "many women lost their clock . soon they sold their necklace .",
+]

@@ -65,22 +65,22 @@ def model_config(config: ConfigDict) -> ModelConfig:
     return ModelConfig.from_config(config.model, 1, config.length)
 
 
-def first_state(config: ConfigDict) -> TrainState:
-    """Returns the state before the first step, on the mesh that is set."""
-    shape = model_config(config)
-    optimizer = make_optimizer(config, shape)
-    fresh = jax.jit(lambda key: init_state(shape, optimizer, key), compiler_options=QUICK)
-    return fresh(jax.random.key(config.seed))
-
-
 class Stepper:
     """The step of a config on a mesh, compiled once for stacks of ``config.steps_per_call``."""
 
     def __init__(self, config: ConfigDict, mesh: Mesh):
         self.config, self.mesh = config, mesh
         self.source = open_sources(config).train
-        self._step = make_step(config, make_optimizer(config, model_config(config)))
+        self.step = make_step(config, make_optimizer(config, model_config(config)))
         self._compiled: Any = None
+
+    def start(self) -> TrainState:
+        """Returns the state before the first step."""
+        shape = model_config(self.config)
+        optimizer = make_optimizer(self.config, shape)
+        fresh = jax.jit(lambda key: init_state(shape, optimizer, key), compiler_options=QUICK)
+        with jax.set_mesh(self.mesh):
+            return fresh(jax.random.key(self.config.seed))
 
     def batches(self, start: int) -> Batch:
         """Returns the stacked batches of the steps from ``start`` on."""
@@ -99,11 +99,12 @@ class Stepper:
         """Takes ``count`` steps in one call; ``state`` itself stays usable."""
         count = self.config.steps_per_call if count is None else count
         batches = self.batches(int(state.step)) if batches is None else batches
-        state = jax.tree.map(jnp.copy, state)
-        arguments = (state, batches, jnp.int32(count), numbers or Numbers.of(self.config))
-        if self._compiled is None:
-            self._compiled = self._step.lower(*arguments).compile(QUICK)
-        state, values = self._compiled(*arguments)
+        with jax.set_mesh(self.mesh):
+            state = jax.tree.map(jnp.copy, state)
+            arguments = (state, batches, jnp.int32(count), numbers or Numbers.of(self.config))
+            if self._compiled is None:
+                self._compiled = self.step.lower(*arguments).compile(QUICK)
+            state, values = self._compiled(*arguments)
         return state, {name: np.asarray(value)[:count] for name, value in values.items()}
 
     def losses(self, state: TrainState, steps: int) -> tuple[TrainState, np.ndarray]:
@@ -134,6 +135,5 @@ def assert_equal(found: Mapping[str, np.ndarray], expected: Mapping[str, np.ndar
 @functools.cache
 def on_one_device() -> tuple[Stepper, TrainState]:
     """Returns the step of the plain config on a mesh of one device, and its first state."""
-    whole = mesh()
-    with jax.set_mesh(whole):
-        return Stepper(config(), whole), first_state(config())
+    stepper = Stepper(config(), mesh())
+    return stepper, stepper.start()

@@ -1,0 +1,110 @@
+"""The same run on every mesh, and checkpoints that move between meshes."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+from model.axes import check_mesh
+from configs.errors import UserError
+from tests.train import tiny
+from train.checkpoint import Checkpoints
+from train.step import init_state, make_optimizer
+
+MESHES = {
+    "fsdp 8": dict(fsdp=8),
+    "fsdp 2, heads 4": dict(fsdp=2, heads=4),
+    "heads 8": dict(heads=8),
+    "data 2, fsdp 2, heads 2": dict(data=2, fsdp=2, heads=2),
+    "fsdp 2, heads 2, context 2": dict(fsdp=2, heads=2, context=2),
+}
+PLAIN: tuple = ()
+# Momentum and weight decay of both groups; rows in two microbatches.
+MUON = (("optim.name", "muon"), ("optim.muon_learning_rate", 0.01))
+MICROBATCHES = (("optim.accumulate", 2),)
+STEPS = 50
+
+
+def stepper(changes, sizes):
+    fields = {"steps": STEPS, "steps_per_call": 10, **dict(changes)}
+    return tiny.Stepper(tiny.config(fields), tiny.mesh(**sizes))
+
+
+@functools.cache
+def run(changes, mesh):
+    """Returns the first state and the losses of a run."""
+    own = stepper(changes, MESHES.get(mesh, {}))
+    start = own.start()
+    _, losses = own.losses(start, STEPS)
+    return tiny.arrays(start), losses
+
+
+@pytest.mark.parametrize("mesh", MESHES)
+def test_parameters_start_with_the_same_bits(mesh):
+    expected, _ = run(PLAIN, "one device")
+    found, _ = run(PLAIN, mesh)
+    tiny.assert_equal(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("changes", "mesh"),
+    [*((PLAIN, mesh) for mesh in MESHES), (MICROBATCHES, "fsdp 8"), (MUON, "fsdp 2, heads 4")],
+    ids=[*MESHES, "microbatches on fsdp 8", "muon on fsdp 2, heads 4"],
+)
+def test_losses_do_not_depend_on_the_mesh(changes, mesh):
+    _, expected = run(MUON if changes == MUON else PLAIN, "one device")
+    _, found = run(changes, mesh)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
+    assert expected[-5:].mean() < expected[0] - 0.03
+
+
+def saved_on(sizes, workdir):
+    """Takes ten steps on a mesh and saves; returns the state."""
+    own = stepper(PLAIN, sizes)
+    state, _ = own.losses(own.start(), 10)
+    checkpoints = Checkpoints(workdir, own.config, None)
+    checkpoints.save(state, 10)
+    checkpoints.wait()
+    return state
+
+
+def restored_on(sizes, workdir):
+    """Returns the state of a run's newest step, and the step on that mesh."""
+    own = stepper(PLAIN, sizes)
+    shape = tiny.model_config(own.config)
+    optimizer = make_optimizer(own.config, shape)
+    with jax.set_mesh(own.mesh):
+        abstract = jax.eval_shape(lambda k: init_state(shape, optimizer, k), jax.random.key(0))
+        state = Checkpoints(workdir, own.config, None).restore(abstract, own.mesh)
+    for found, wanted in zip(jax.tree.leaves(state), jax.tree.leaves(abstract), strict=True):
+        assert found.sharding.spec == (wanted.sharding.spec if wanted.sharding else jax.P())
+        assert found.dtype == wanted.dtype
+    return state, own
+
+
+def test_a_checkpoint_goes_on_on_other_meshes(tmp_path):
+    before = saved_on(MESHES["fsdp 2, heads 4"], tmp_path)
+    _, expected = run(PLAIN, "one device")
+    for mesh in ("fsdp 8", "one device"):
+        state, own = restored_on(MESHES.get(mesh, {}), tmp_path)
+        assert int(state.step) == 10
+        tiny.assert_equal(tiny.arrays(state), tiny.arrays(before))
+        _, losses = own.losses(state, 10)
+        np.testing.assert_allclose(losses, expected[10:20], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("fields", "sizes", "sentence"),
+    [
+        ({}, dict(fsdp=3), "batch_size / optim.accumulate = 16 .* mesh.data x mesh.fsdp = 3"),
+        ({"batch_size": 15}, dict(fsdp=5), "model.embed_dim = 16 .* mesh.fsdp = 5"),
+        ({}, dict(heads=3), "model.num_heads = 8 .* mesh.heads = 3"),
+        ({"model.mlp_dim": 20}, dict(heads=8), "model.mlp_dim = 20 .* mesh.heads = 8"),
+        ({}, dict(context=3), "length = 8 .* mesh.context = 3"),
+    ],
+)
+def test_sizes_that_a_mesh_does_not_divide_are_refused_by_name(fields, sizes, sentence):
+    config = tiny.config(fields)
+    with pytest.raises(UserError, match=sentence):
+        check_mesh(tiny.mesh(**sizes), tiny.model_config(config), config.batch_size, config.length)

@@ -1,0 +1,400 @@
+"""Each optimizer against NumPy or optax's own, on no mesh and on one."""
+
+import contextlib
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from configs.errors import UserError
+from model.attention import Multihead
+from model.parameter import Declaration, declarations
+from model.transformer import Transformer
+from tests.train import tiny
+from train.optimizer import NAMES, Numbers, Optimizer
+
+# Any other attribute of a declaration follows from its kind here.
+KINDS = {"weight": "matrix", "table": "embedding", "out": "unembedding", "gain": "gain", "b": "bias"}
+SHAPES = {"weight": (6, 4), "table": (5, 3), "out": (5, 3), "gain": (4,), "b": (4,)}
+STEPS = 4
+
+
+def quick(function):
+    """Compiles without optimising."""
+    return jax.jit(function, compiler_options=tiny.QUICK)
+
+
+def declared(shapes=SHAPES):
+    return [
+        Declaration(
+            path=name,
+            shape=shape,
+            axes=("embed", "mlp")[: len(shape)],
+            kind=KINDS[name],
+            contracted=("embed",) if KINDS[name] == "matrix" else (),
+            dtype="float32",
+        )
+        for name, shape in shapes.items()
+    ]
+
+
+def drawn(shapes, seed):
+    rng = np.random.default_rng(seed)
+    return {name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
+
+
+def numbers(**optim):
+    """Returns numbers without warm-up, unless they say otherwise."""
+    fields = {"optim.warmup_steps": 0}
+    return Numbers.of(tiny.config(fields | {f"optim.{n}": value for n, value in optim.items()}))
+
+
+def updated(name, given, shapes=SHAPES, steps=STEPS, schedule="constant"):
+    """Returns parameters after some steps, with the metrics of each step."""
+    optimizer = Optimizer(name, schedule, declared(shapes))
+    arrays = jax.tree.map(jnp.asarray, drawn(shapes, 0))
+    state, found = optimizer.init(arrays), []
+    update = quick(optimizer.update)
+    for step in range(steps):
+        gradients = jax.tree.map(jnp.asarray, drawn(shapes, 1 + step))
+        arrays, state, metrics = update(gradients, state, arrays, given, jnp.int32(step))
+        found.append({name: float(value) for name, value in metrics.items()})
+    return jax.tree.map(np.asarray, arrays), found
+
+
+def by_hand(rule, rates, clip=0.0, decay=0.0):
+    """Returns parameters and the norms of gradients; ``rule(gradient, memory, t)`` moves them."""
+    arrays = {name: value.astype(np.float64) for name, value in drawn(SHAPES, 0).items()}
+    memory = {name: [0.0, 0.0] for name in arrays}
+    norms = []
+    for step, rate in enumerate(rates):
+        gradients = drawn(SHAPES, 1 + step)
+        norms.append(np.sqrt(sum((g.astype(np.float64) ** 2).sum() for g in gradients.values())))
+        for name, gradient in gradients.items():
+            if clip and norms[-1] > clip:
+                gradient = gradient * (clip / norms[-1])
+            move = rule(gradient, memory[name], step + 1)
+            # Gains and biases never decay.
+            own = decay if name in ("weight", "table", "out") else 0.0
+            arrays[name] = arrays[name] - rate * (move + own * arrays[name])
+    return arrays, norms
+
+
+def assert_close(found, expected, **tolerance):
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, err_msg=name, **tolerance)
+
+
+@pytest.mark.parametrize("clip", [0.0, 3.0, 1e6])
+def test_adamw_by_hand(clip):
+    b1, b2, eps = 0.8, 0.95, 1e-3
+
+    def rule(gradient, memory, t):
+        memory[0] = b1 * memory[0] + (1 - b1) * gradient
+        memory[1] = b2 * memory[1] + (1 - b2) * gradient**2
+        return memory[0] / (1 - b1**t) / (np.sqrt(memory[1] / (1 - b2**t)) + eps)
+
+    given = numbers(learning_rate=0.05, b1=b1, b2=b2, eps=eps, weight_decay=0.3, clip=clip)
+    found, metrics = updated("adamw", given)
+    expected, norms = by_hand(rule, [0.05] * STEPS, clip, decay=0.3)
+    assert_close(found, expected, rtol=0, atol=2e-6)
+    # The norm that is reported is the one before clipping.
+    np.testing.assert_allclose([m["grad_norm"] for m in metrics], norms, rtol=1e-6)
+
+
+def test_lion_by_hand():
+    b1, b2 = 0.9, 0.7
+
+    def rule(gradient, memory, t):
+        move = np.sign(b1 * memory[0] + (1 - b1) * gradient)
+        memory[0] = b2 * memory[0] + (1 - b2) * gradient
+        return move
+
+    found, _ = updated("lion", numbers(learning_rate=0.02, b1=b1, b2=b2, weight_decay=0.5))
+    expected, _ = by_hand(rule, [0.02] * STEPS, clip=1.0, decay=0.5)
+    assert_close(found, expected, rtol=0, atol=2e-6)
+
+
+def test_adafactor_equals_the_ready_made_one():
+    # Sides of 128 and more are factored, shorter ones are not.
+    shapes = SHAPES | {"weight": (128, 130)}
+    given = numbers(learning_rate=0.03, weight_decay=0.0, clip=0.0)
+    found, _ = updated("adafactor", given, shapes)
+    ready_made = optax.adafactor(learning_rate=0.03)
+    arrays = drawn(shapes, 0)
+    state = ready_made.init(arrays)
+    for step in range(STEPS):
+        moves, state = ready_made.update(drawn(shapes, 1 + step), state, arrays)
+        arrays = optax.apply_updates(arrays, moves)
+    assert_close(found, arrays, rtol=0, atol=1e-6)
+    decayed, _ = updated("adafactor", numbers(learning_rate=0.03, clip=0.0), shapes, steps=1)
+    plain, _ = updated("adafactor", given, shapes, steps=1)
+    change = {name: 0.03 * 0.1 * drawn(shapes, 0)[name] for name in ("weight", "table", "out")}
+    for name in shapes:
+        expected = plain[name] - change.get(name, 0)
+        np.testing.assert_allclose(decayed[name], expected, rtol=0, atol=1e-6, err_msg=name)
+
+
+def test_the_schedule_scales_the_rate_of_every_step():
+    given = Numbers.of(tiny.config({"steps": 10, "optim.warmup_steps": 4, "optim.b1": 0.0}))
+    found, metrics = updated("lion", given, schedule="linear")
+    rates = [0.01 * k / 4 for k in (1, 2, 3, 4)]
+    np.testing.assert_allclose([m["learning_rate"] for m in metrics], rates, rtol=1e-6)
+    expected, _ = by_hand(lambda g, memory, t: np.sign(g), rates, decay=0.1)
+    assert_close(found, expected, rtol=0, atol=2e-6)
+
+
+# Rows and columns of each matrix of a parameter; the letters before the arrow number matrices.
+MATRICES = {
+    "attention.query": "ldhk->lhdk",
+    "attention.key": "ldgk->lgdk",
+    "attention.value_down": "ldgr->lgdr",
+    "attention.value_up": "lhrd->lhrd",
+    "attention.value_full": "lhde->lhde",
+    "mlp.up": "ldf->ldf",
+    "mlp.gate": "ldf->ldf",
+    "mlp.down": "lfd->lfd",
+}
+MAPS = {
+    "factored": {"model.mlp": "swiglu", "model.biases": True},
+    "full": {"model.value_map": "full"},
+}
+
+
+def network(fields, **axes):
+    """Returns declarations and random parameters of a model, and gradients, on a mesh or none."""
+    shape = tiny.model_config(tiny.config(fields))
+
+    def abstract():
+        return jax.eval_shape(lambda: Transformer(shape, jax.random.key(0)))
+
+    found = declarations(abstract())
+    shapes = {d.path: d.shape for d in found}
+    trees = [drawn(shapes, seed) for seed in (0, 1, 2)]
+    if not axes:
+        return found, [jax.tree.map(jnp.asarray, tree) for tree in trees]
+    leaves = jax.tree.leaves(abstract())
+    places = {d.path: leaf.sharding for d, leaf in zip(found, leaves, strict=True)}
+    return found, [
+        {name: jax.device_put(value, places[name].spec) for name, value in tree.items()}
+        for tree in trees
+    ]
+
+
+MUON = dict(muon_learning_rate=0.1, weight_decay=0.2, clip=0.0, muon_momentum=0.9)
+
+
+@functools.cache
+def muon_steps(value_map, on_mesh):
+    """Returns parameters after two steps, on a mesh or none."""
+    axes = dict(fsdp=2, heads=4) if on_mesh else {}
+    with jax.set_mesh(tiny.mesh(**axes)) if on_mesh else contextlib.nullcontext():
+        return _muon_steps(MAPS[value_map], axes)
+
+
+def _muon_steps(fields, axes):
+    found, (arrays, *gradients) = network(fields, **axes)
+    optimizer = Optimizer("muon", "constant", found)
+    start, state = arrays, quick(optimizer.init)(arrays)
+    update = quick(optimizer.update)
+    for step, gradient in enumerate(gradients):
+        arrays, state, _ = update(gradient, state, arrays, numbers(**MUON), jnp.int32(step))
+    for name, array in arrays.items():
+        assert array.sharding == start[name].sharding, name
+    return {name: np.asarray(a) for name, a in arrays.items()}
+
+
+@jax.jit
+def alone(matrix, *gradients):
+    """Returns a matrix after optax's own Muon has seen it and nothing else."""
+    muon = optax.contrib.muon(0.1, beta=0.9, weight_decay=0.2)
+    params = {"w": matrix}
+    state = muon.init(params)
+    for gradient in gradients:
+        moves, state = muon.update({"w": gradient}, state, params)
+        params = optax.apply_updates(params, moves)
+    return params["w"]
+
+
+@pytest.mark.parametrize("value_map", MAPS)
+@pytest.mark.parametrize("on_mesh", [False, True], ids=["no mesh", "2x4"])
+def test_muon_takes_each_head_s_matrix_alone(value_map, on_mesh):
+    found = muon_steps(value_map, on_mesh)
+    _, (start, *gradients) = network(MAPS[value_map])
+    seen = set()
+    for path in found:
+        for name, pattern in MATRICES.items():
+            if not path.endswith(name):
+                continue
+            seen.add(name)
+
+            def cut(array, pattern=pattern):
+                matrices = np.einsum(pattern, np.asarray(array))
+                return matrices.reshape(-1, *matrices.shape[-2:])
+
+            matrices = zip(*(cut(tree[path]) for tree in (start, *gradients)), strict=True)
+            expected = np.stack([alone(*parts) for parts in matrices])
+            np.testing.assert_allclose(
+                cut(found[path]), expected, rtol=0, atol=2e-5, err_msg=path
+            )
+    assert seen >= ({"attention.value_full"} if value_map == "full" else {"mlp.gate"})
+    assert len(seen) == (5 if value_map == "full" else 7)
+
+
+def test_muon_leaves_all_but_matrices_to_adamw():
+    given = numbers(**MUON)
+    found, (start, *gradients) = network(MAPS["factored"])
+    after = muon_steps("factored", False)
+    others = [d for d in found if d.kind != "matrix"]
+    assert {d.kind for d in others} == {"embedding", "unembedding", "gain", "bias"}
+    adamw = Optimizer("adamw", "constant", others)
+    arrays = {d.path: start[d.path] for d in others}
+    state = adamw.init(arrays)
+    for step, gradient in enumerate(gradients):
+        own = {d.path: gradient[d.path] for d in others}
+        arrays, state, _ = quick(adamw.update)(own, state, arrays, given, jnp.int32(step))
+    for name, value in arrays.items():
+        np.testing.assert_allclose(after[name], value, rtol=0, atol=1e-6, err_msg=name)
+
+
+def test_adafactor_on_a_mesh_equals_no_mesh():
+    def steps(**axes):
+        # Wide enough to be factored.
+        sizes = {"model.embed_dim": 128, "model.mlp": "none", "model.num_layers": 1}
+        found, (arrays, *gradients) = network(sizes, **axes)
+        optimizer = Optimizer("adafactor", "constant", found)
+        state = quick(optimizer.init)(arrays)
+        for step, gradient in enumerate(gradients):
+            arrays, state, _ = quick(optimizer.update)(
+                gradient, state, arrays, numbers(), jnp.int32(step)
+            )
+        return {name: np.asarray(value) for name, value in arrays.items()}
+
+    with jax.set_mesh(tiny.mesh(fsdp=2, heads=4)):
+        found = steps(fsdp=2, heads=4)
+    assert_close(found, steps(), rtol=0, atol=1e-6)
+
+
+class Gated(Multihead):
+    """A variant with a matrix and a gain of its own."""
+
+    def __init__(self, config, declare, compute, window):
+        super().__init__(config, declare, compute, window)
+        h, d = config.num_heads, config.embed_dim
+        self.gate = declare.matrix("gate", (d, h, d), ("embed", "heads", "update"), "embed")
+        self.strength = declare.gain("strength", (h,), ("heads",))
+
+
+def test_a_variant_s_own_parameters_join_the_groups():
+    fields = {"model.attention": f"{Gated.__module__}:Gated"}
+    found, (arrays, gradients, _) = network(fields)
+    optimizer = Optimizer("muon", "constant", found)
+    state = optimizer.init(arrays)
+    own = "blocks.0.attention."
+    flat = {jax.tree_util.keystr(k) for k, _ in jax.tree_util.tree_leaves_with_path(state["muon"])}
+    assert any(own + "gate" in key for key in flat)
+    assert not any(own + "strength" in key for key in flat)
+    given = numbers(**MUON)
+    after, _, _ = quick(optimizer.update)(gradients, state, arrays, given, jnp.int32(0))
+    for h in range(8):
+        start, gradient = (np.asarray(t[own + "gate"])[:, :, h] for t in (arrays, gradients))
+        expected = 0.98 * start - 0.1 * _orthogonal(gradient)
+        np.testing.assert_allclose(after[own + "gate"][:, :, h], expected, rtol=0, atol=2e-5)
+
+
+def _orthogonal(stack):
+    """Newton and Schulz's iteration as Jordan et al. (2024) write it, on each square matrix."""
+    found = []
+    for x in stack.astype(np.float64):
+        x = x / np.linalg.norm(x)
+        for _ in range(5):
+            a = x @ x.T
+            x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
+        found.append(x)
+    return np.stack(found)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_two_rates_at_once_equal_two_runs(name):
+    rates = jnp.array([0.01, 0.1], jnp.float32)
+    optimizer = Optimizer(name, "cosine", declared())
+    arrays = jax.tree.map(jnp.asarray, drawn(SHAPES, 0))
+    gradients = jax.tree.map(jnp.asarray, drawn(SHAPES, 1))
+    state = optimizer.init(arrays)
+
+    def one(rate):
+        given = dataclasses.replace(numbers(), learning_rate=rate, muon_learning_rate=rate)
+        return optimizer.update(gradients, state, arrays, given, jnp.int32(1))
+
+    together, single = quick(jax.vmap(one))(rates), quick(one)
+    for i, rate in enumerate(rates):
+        for found, expected in zip(
+            jax.tree.leaves(together), jax.tree.leaves(single(rate)), strict=True
+        ):
+            np.testing.assert_allclose(found[i], expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_changing_a_number_changes_the_step_and_compiles_nothing(name):
+    optimizer = Optimizer(name, "warmup_stable_decay", declared())
+    arrays = jax.tree.map(jnp.asarray, drawn(SHAPES, 0))
+    gradients = jax.tree.map(jnp.asarray, drawn(SHAPES, 1))
+    state = optimizer.init(arrays)
+    update = quick(optimizer.update)
+    # Step 17 of 20 is in the decay.
+    plain = numbers()
+    expected = update(gradients, state, arrays, plain, jnp.int32(17))
+    leaves, tree = jax.tree.flatten(plain)
+    moved = 0
+    for i in range(len(leaves)):
+        changed = tree.unflatten([*leaves[:i], leaves[i] * 0.5 + 0.01, *leaves[i + 1 :]])
+        found = update(gradients, state, arrays, changed, jnp.int32(17))
+        moved += any(
+            bool((np.asarray(a) != np.asarray(b)).any())
+            for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True)
+        )
+    assert update._cache_size() == 1
+    # The learning rate, the weight decay, the clip and the schedule's numbers reach all.
+    assert moved >= 5
+
+
+def test_bfloat16_parameters_stay_bfloat16():
+    optimizer = Optimizer("adamw", "constant", declared())
+    arrays = jax.tree.map(lambda x: jnp.asarray(x, jnp.bfloat16), drawn(SHAPES, 0))
+    state = optimizer.init(arrays)
+    after, _, _ = quick(optimizer.update)(arrays, state, arrays, numbers(), jnp.int32(0))
+    assert {array.dtype for array in after.values()} == {jnp.dtype(jnp.bfloat16)}
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("learning_rate", -1.0),
+        ("learning_rate", float("nan")),
+        ("weight_decay", float("inf")),
+        ("b1", 1.0),
+        ("b2", -0.1),
+        ("eps", 0.0),
+        ("final_fraction", 1.5),
+        ("decay_fraction", -0.5),
+        ("clip", -1.0),
+        ("z_loss", -1e-4),
+        ("muon_momentum", 1.0),
+        ("warmup_steps", -1),
+    ],
+)
+def test_numbers_out_of_range_are_refused_by_name(field, value):
+    with pytest.raises(UserError, match=f"optim.{field} = "):
+        numbers(**{field: value})
+
+
+def test_unknown_names_are_refused():
+    with pytest.raises(UserError, match="optim.name = 'adam'.*did you mean 'adamw'"):
+        Optimizer("adam", "constant", declared())
+    with pytest.raises(UserError, match="optim.schedule = 'flat'"):
+        Optimizer("adamw", "flat", declared())
