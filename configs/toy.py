@@ -18,6 +18,16 @@ def get_config() -> ConfigDict:
     config.model.embed_dim = 64
     config.model.num_layers = 3
     config.model.num_heads = 4
+    config.model.rotary_base = 100.0
+    config.optim.name = "muon"
     config.optim.learning_rate = 3e-3
-    config.sample.prompts = ("the mole", "the fluffy blue")
+    config.optim.warmup_steps = 50
+    config.optim.final_fraction = 0.0
+    config.sample.prompts = (
+        "anna saw the american mole . it",
+        "the chemist remembered the old mole . it",
+        "a fluffy blue creature roamed the verdant forest . the creature was",
+        "at midnight the judge died . there was soil on the dagger .",
+    )
+    config.sample.tokens = 30
     return config

@@ -4,6 +4,7 @@
 """
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -46,8 +47,8 @@ class Sampler:
 
     def check(self) -> None:
         """Raises UserError where a number is out of its range."""
-        if self.temperature < 0:
-            raise UserError(f"--temperature={self.temperature} must be at least 0.")
+        if not 0 <= self.temperature < math.inf:
+            raise UserError(f"--temperature={self.temperature} must be finite and at least 0.")
         if self.top_k < 0:
             raise UserError(f"--top_k={self.top_k} must be at least 0; 0 takes all tokens.")
         if not 0 < self.top_p <= 1:
@@ -84,12 +85,12 @@ class Sampler:
 
 def continue_tokens(
     model: Transformer,
-    prompts: Sequence[Int[np.ndarray, "t"]],
+    prompts: Sequence[Int[np.ndarray, "_"]],
     new_tokens: int,
     sampler: Sampler,
     seed: int = 0,
     end_id: int | None = None,
-) -> list[Int[np.ndarray, "n"]]:
+) -> list[Int[np.ndarray, "_"]]:
     """Continues prompts of any lengths together.
 
     The model reads at most ``max_length`` tokens back: a row that is full goes on from its
@@ -141,7 +142,7 @@ def _continue(
 ) -> np.ndarray:
     """Draws up to ``limits`` tokens after what each row has ``heard`` of itself."""
     lengths = np.array([len(row) for row in heard], np.int32)
-    width, steps = _rounded(max(lengths)), _rounded(max(limits))
+    width, steps = _rounded(int(lengths.max())), _rounded(int(limits.max()))
     tokens = np.zeros((len(rows), width), np.int32)
     for padded, row in zip(tokens, heard, strict=True):
         padded[: len(row)] = row

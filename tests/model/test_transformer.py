@@ -146,10 +146,9 @@ def test_dropout_needs_a_key_and_follows_it():
     assert np.abs(one - other).max() > 0.1
 
 
-def test_dropout_differs_between_layers_and_keeps_the_mean():
-    config = small.config(dropout=0.25)
-    kept = jax.vmap(
-        lambda k: small.abstract(config).compute.dropout(jnp.ones((8, 9)), 0.25, k, (None, None))
-    )(jax.random.split(jax.random.key(0), 200))
-    assert set(np.unique(np.asarray(kept)).round(5)) == {0.0, np.float32(1 / 0.75).round(5)}
-    assert abs(float(kept.mean()) - 1) < 0.02
+def test_dropout_keeps_the_mean():
+    compute = small.abstract(small.config()).compute
+    drop = small.quickly(lambda key: compute.dropout(jnp.ones((99, 99)), 0.25, key, (None, None)))
+    kept = np.asarray(drop(jax.random.key(0)))
+    np.testing.assert_allclose(np.unique(kept), [0, 4 / 3], rtol=1e-6)
+    assert abs(kept.mean() - 1) < 0.03

@@ -114,7 +114,8 @@ def test_allowed_tokens_by_hand(tenths, heat, k, p):
     logits = np.full((1, 9), -30.0, np.float32)
     logits[0, : len(tenths)] = np.array(tenths) / 10
     logits[0, len(tenths) :] -= np.arange(9 - len(tenths))
-    found = allowed(jnp.asarray(logits), Sampler(*map(jnp.float32, (heat, k, p))))
+    sampler = Sampler(jnp.float32(heat), jnp.int32(k), jnp.float32(p))
+    found = np.asarray(allowed(jnp.asarray(logits), sampler))
     if p == 1.0:  # what is left of a rounded sum is nobody's
         expected = allowed_by_hand(logits[0], heat, k, 2.0)
         likely = {t for t in expected if t < len(tenths)}
@@ -176,21 +177,21 @@ def test_prompts_that_cannot_be_continued_are_refused():
     for token in (-1, SHAPE.vocab_size):
         with pytest.raises(UserError, match="prompt 0 holds a token outside the vocabulary of 11"):
             continue_tokens(model(), [np.array([token], np.int32)], 3, GREEDY)
-    short = model(positions="learned")
-    with pytest.raises(UserError, match=r"model.max_length = 96"):
-        continue_tokens(short, [np.zeros(90, np.int32)], 7, GREEDY)
-    # Rotary positions have no longest sequence.
-    (found,) = continue_tokens(model(), [np.zeros(90, np.int32)], 7, GREEDY)
-    assert len(found) == 7
 
 
-def test_learned_positions_reach_to_their_last_row():
+def test_a_full_row_goes_on_from_its_last_half():
     short = small.drawn(small.changed(SHAPE, positions="learned", max_length=10))
-    (found,) = continue_tokens(short, PROMPTS[:1], 9, GREEDY)
-    padded = np.zeros((1, 10), np.int32)
-    padded[0] = [*PROMPTS[0], *found]
-    expected = np.asarray(whole(short, padded))[0, :9].argmax(-1)
-    np.testing.assert_array_equal(found, expected)
+    prompts = [*PROMPTS, np.arange(11, dtype=np.int32)]
+    for prompt, found in zip(prompts, continue_tokens(short, prompts, 23, GREEDY), strict=True):
+        expected, heard = [], list(prompt)
+        for _ in range(23):
+            heard = heard[-5:] if len(heard) >= 10 else heard
+            padded = np.zeros((1, 10), np.int32)
+            padded[0, : len(heard)] = heard
+            token = int(np.asarray(whole(short, padded))[0, len(heard) - 1].argmax())
+            expected.append(token)
+            heard.append(token)
+        np.testing.assert_array_equal(found, expected)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,252 @@
+"""Saved steps: what is kept, what is whole, what is refused."""
+
+import dataclasses
+import json
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import resolved
+from configs.errors import UserError
+from model import saved
+from model.saved import open_saved
+from tests.train import tiny
+from train.checkpoint import Checkpoints, check_workdir, start_from
+from train.step import init_state, make_optimizer, named_arrays
+
+
+@pytest.fixture(scope="module")
+def run():
+    """A run's config, mesh and first state."""
+    stepper, state = tiny.on_one_device()
+    return stepper.config, stepper.mesh, state
+
+
+def save(run, workdir, steps, **changes):
+    """Saves a state a step, told apart by its step and its final gain."""
+    config, mesh, state = run
+    config = config.copy_and_resolve_references()
+    config.checkpoint.update(changes)
+    checkpoints = Checkpoints(workdir, config, None)
+    with jax.set_mesh(mesh):
+        for step in steps:
+            checkpoints.save(marked(state, step), step)
+        checkpoints.wait()
+    return checkpoints
+
+
+def marked(state, step):
+    model = jax.tree.map(lambda leaf: leaf + step, state.model)
+    return dataclasses.replace(state, step=state.step + step, model=model)
+
+
+def restore(run, workdir, changes=None):
+    config, mesh, _ = run
+    config = tiny.config(changes) if changes else config
+    shape = tiny.model_config(config)
+    optimizer = make_optimizer(config, shape)
+    with jax.set_mesh(mesh):
+        abstract = jax.eval_shape(lambda k: init_state(shape, optimizer, k), jax.random.key(0))
+        return Checkpoints(workdir, config, None).restore(abstract, mesh)
+
+
+def steps_of(workdir):
+    return sorted(int(folder.name) for folder in (workdir / "checkpoints").iterdir())
+
+
+def test_a_step_comes_back_with_the_same_bits(run, tmp_path):
+    save(run, tmp_path, [3])
+    found = restore(run, tmp_path)
+    assert int(found.step) == 3
+    tiny.assert_equal(tiny.arrays(found), tiny.arrays(marked(run[2], 3)))
+
+
+def test_a_run_without_steps_starts_anew(run, tmp_path):
+    assert restore(run, tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    ("keep", "keep_every", "kept"),
+    [
+        (1, 0, [6]),
+        (2, 0, [5, 6]),
+        (1, 2, [2, 4, 6]),
+        (2, 3, [3, 5, 6]),
+        (9, 0, [1, 2, 3, 4, 5, 6]),
+    ],
+)
+def test_the_newest_steps_and_some_for_good_are_kept(run, tmp_path, keep, keep_every, kept):
+    save(run, tmp_path, range(1, 7), keep=keep, keep_every=keep_every)
+    assert steps_of(tmp_path) == kept == saved.whole_steps(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("every", "steps", "due"), [(4, 10, [4, 8, 10]), (0, 10, [10]), (5, 10, [5, 10])]
+)
+def test_steps_are_due_at_their_turn_and_at_the_end(tmp_path, every, steps, due):
+    config = tiny.config({"checkpoint.every": every, "steps": steps})
+    checkpoints = Checkpoints(tmp_path, config, None)
+    assert [step for step in range(1, 12) if checkpoints.due(step)] == due
+
+
+def test_a_step_has_the_files_that_its_manifest_names(run, tmp_path):
+    save(run, tmp_path, [1])
+    folder = tmp_path / "checkpoints" / "1"
+    assert {"model", "optimizer", "config.json", "state.json", "manifest.json"} <= {
+        entry.name for entry in folder.iterdir()
+    }
+    listed = json.loads((folder / "manifest.json").read_text())["files"]
+    there = {str(f.relative_to(folder)): f.stat().st_size for f in folder.rglob("*") if f.is_file()}
+    there.pop("manifest.json")
+    assert listed == there
+    assert resolved.difference(open_saved(folder).config, run[0]) == {}
+
+
+def largest(folder):
+    return max((f for f in folder.rglob("*") if f.is_file()), key=lambda f: f.stat().st_size)
+
+
+DAMAGES = {
+    "no manifest": lambda folder: (folder / "manifest.json").unlink(),
+    "half a manifest": lambda folder: (folder / "manifest.json").write_text('{"format": 1, "fi'),
+    "a truncated file": lambda folder: largest(folder).write_bytes(b"x"),
+    "a missing file": lambda folder: largest(folder).unlink(),
+    "an empty folder": lambda folder: (shutil.rmtree(folder), folder.mkdir()),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_a_step_that_is_not_whole_is_passed_over_and_written_again(run, tmp_path, damage):
+    save(run, tmp_path, [1, 2])
+    damage(tmp_path / "checkpoints" / "2")
+    found = restore(run, tmp_path)
+    tiny.assert_equal(tiny.arrays(found), tiny.arrays(marked(run[2], 1)))
+    assert open_saved(tmp_path).step == 1
+    save(run, tmp_path, [2])
+    assert int(restore(run, tmp_path).step) == 2
+
+
+def test_a_save_that_fails_says_so_and_leaves_the_one_before(run, tmp_path, monkeypatch):
+    save(run, tmp_path, [1], keep=1)
+
+    def full(path):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(saved, "_write_manifest", full)
+    with pytest.raises(UserError, match=r"2 could not be written .*No space left on device"):
+        save(run, tmp_path, [2], keep=1)
+    assert saved.whole_steps(tmp_path) == [1]
+
+
+def test_a_workdir_that_cannot_be_made_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"--workdir=.*file.* cannot be made"):
+        Checkpoints(tmp_path / "file" / "run", tiny.config(), None)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"model.biases": True}, "has no array blocks.0.attention.*bias"),
+        ({"model.value_dim": 2}, r"holds blocks.0.attention.value_down as \(2, 16, 8, 3\) and"),
+        ({"optim.name": "lion"}, "has no array lion"),
+    ],
+)
+def test_a_step_of_another_shape_is_refused_by_name(run, tmp_path, changes, sentence):
+    save(run, tmp_path, [1])
+    with pytest.raises(UserError, match=sentence):
+        restore(run, tmp_path, changes)
+
+
+def test_a_saved_model_is_a_step_without_optimizer_and_state(run, tmp_path):
+    save(run, tmp_path, [1])
+    _, mesh, state = run
+    folder = (tmp_path / "checkpoints" / "1").rename(tmp_path / "model")
+    shutil.rmtree(folder / "optimizer")
+    (folder / "state.json").unlink()
+    (folder / "manifest.json").unlink()
+    saved._write_manifest(folder)
+    found = open_saved(folder)
+    assert found.step is None
+    model = found.load_model(mesh)
+    expected = named_arrays(marked(state, 1).model)
+    tiny.assert_equal(*({n: np.asarray(a) for n, a in t.items()} for t in (named_arrays(model), expected)))
+    started = start_from(str(folder), state.model, mesh)
+    assert jnp.array_equal(started.norm.gain[...], model.norm.gain[...])
+    with pytest.raises(UserError, match="optimizer is missing"):
+        found.load("optimizer", state.optimizer, mesh)
+
+
+def test_a_workdir_a_step_and_a_model_open_alike(run, tmp_path):
+    save(run, tmp_path, [1, 2])
+    newest, older = open_saved(tmp_path), open_saved(tmp_path / "checkpoints" / "1")
+    assert (newest.step, older.step) == (2, 1)
+    assert newest.path == tmp_path / "checkpoints" / "2"
+    assert newest.model_config == tiny.model_config(run[0])
+    assert newest.tokenizer is None
+
+
+def test_what_is_no_checkpoint_is_refused(run, tmp_path):
+    with pytest.raises(UserError, match="none is no folder"):
+        open_saved(tmp_path / "none")
+    with pytest.raises(UserError, match="neither a run with a finished save, nor a step"):
+        open_saved(tmp_path)
+    save(run, tmp_path, [1])
+    folder = tmp_path / "checkpoints" / "1"
+    text = (folder / "config.json").read_text()
+    for damaged in ("x" * len(text), text.replace('"seed"', '"sead"')):
+        (folder / "config.json").write_text(damaged)
+        with pytest.raises(UserError, match=r"config\.json"):
+            open_saved(folder)
+    (folder / "config.json").write_text(text)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps(manifest | {"format": 99}))
+    with pytest.raises(UserError, match="format 99, newer"):
+        open_saved(folder)
+
+
+def test_contents_that_are_damaged_behind_a_right_size_are_refused(run, tmp_path):
+    save(run, tmp_path, [1])
+    folder = tmp_path / "checkpoints" / "1"
+    for file in (folder / "model").rglob("*"):
+        if file.is_file():
+            file.write_bytes(b"\xff" * file.stat().st_size)
+    with pytest.raises(UserError, match="model.* (missing|damaged|cannot be read)"):
+        open_saved(folder).load_model(run[1])
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("seed", 3),
+        ("batch_size", 8),
+        ("model.num_layers", 4),
+        ("data.periods", (2, 5)),
+        ("optim.name", "lion"),
+        ("optim.accumulate", 2),
+        ("model.dropout", 0.5),
+    ],
+)
+def test_a_field_that_makes_another_run_is_refused_by_name(tmp_path, field, value):
+    (tmp_path / "config.json").write_text(resolved.to_json(tiny.config()))
+    with pytest.raises(UserError, match=f"holds a run of another config.*{field}: "):
+        check_workdir(tmp_path, tiny.config({field: value}))
+
+
+def test_fields_that_a_run_may_change_are_told(tmp_path):
+    changes = {
+        "mesh.fsdp": 4,
+        "log.every": 7,
+        "checkpoint.keep": 5,
+        "steps": 99,
+        "steps_per_call": 2,
+        "optim.learning_rate": 0.5,
+        "model.remat": "block",
+    }
+    assert check_workdir(tmp_path, tiny.config(changes)) == {}
+    (tmp_path / "config.json").write_text(resolved.to_json(tiny.config()))
+    found = check_workdir(tmp_path, tiny.config(changes))
+    assert {name: new for name, (_, new) in found.items()} == changes
