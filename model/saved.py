@@ -102,23 +102,32 @@ class Saved:
         leaves = [found[name] for name in wanted]
         return jax.tree.unflatten(jax.tree.structure(abstract), leaves)
 
-    def _check_shapes(self, item: str, wanted: dict[str, Any]) -> None:
+    def shapes(self, item: str) -> dict[str, tuple[int, ...]]:
+        """Returns the shape of each array of an item, "model" or "optimizer", by its name.
+
+        Raises:
+          UserError: the item is missing, or cannot be read.
+        """
         try:
-            there = ocp.checkpointables_metadata(self.path).metadata[item]
-        except Exception as error:
+            arrays = ocp.checkpointables_metadata(self.path).metadata[item]
+            return {name: tuple(array.shape) for name, array in arrays.items()}
+        except Exception as error:  # Orbax and tensorstore raise whatever the damage causes
             raise UserError(
                 f"{self.path / item} is missing or cannot be read ({_first_line(error)}); "
                 "use another step, or a saved model for its parameters alone."
             ) from error
+
+    def _check_shapes(self, item: str, wanted: dict[str, Any]) -> None:
+        there = self.shapes(item)
         for name, leaf in wanted.items():
             if name not in there:
                 raise UserError(
                     f"{self.path / item} has no array {name}; "
                     "restore it into the config that it was saved with."
                 )
-            if tuple(there[name].shape) != tuple(leaf.shape):
+            if there[name] != tuple(leaf.shape):
                 raise UserError(
-                    f"{self.path / item} holds {name} as {tuple(there[name].shape)} and the config "
+                    f"{self.path / item} holds {name} as {there[name]} and the config "
                     f"asks for {tuple(leaf.shape)}; restore it into the config it was saved with."
                 )
 
@@ -130,15 +139,15 @@ class Saving:
         """Begins to write a step or a model.
 
         Args:
-          path: the folder, whose parent exists; a folder without manifest is replaced.
+          path: the folder, whose parent exists; a folder that is not whole is replaced.
           items: arrays of each Orbax item.
           documents: texts of the plain files.
         """
         self.path = path
         self._documents = documents
         self._error: BaseException | None = None
-        if path.exists() and not (path / MANIFEST).exists():
-            shutil.rmtree(path)
+        if path.exists() and not is_whole(path):
+            delete(path)
         named = {item: _by_name(_held(tree)) for item, tree in items.items()}
         try:
             self._response = ocp.save_checkpointables_async(path, named)

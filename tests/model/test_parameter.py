@@ -72,7 +72,14 @@ def test_declarations_of_real_and_abstract_models_agree():
 def start():
     """A network large enough to measure a standard deviation to 2%, as it starts."""
     config = small.config(
-        embed_dim=64, num_heads=4, head_dim=16, value_dim=8, mlp_dim=48, num_layers=2, biases=True
+        embed_dim=64,
+        num_heads=4,
+        head_dim=16,
+        value_dim=8,
+        mlp_dim=48,
+        num_layers=4,
+        window=(None, 3),
+        biases=True,
     )
     draw = small.quickly(lambda key: Transformer(config, key))
     return reference.weights(draw(jax.random.key(0)))
@@ -84,9 +91,9 @@ def start():
         ("attention.query", 64, 1),
         ("attention.key", 64, 1),
         ("attention.value_down", 64, 1),
-        ("attention.value_up", 4 * 8, 4),  # 4 heads of rank 8 are summed; 2 updates a layer
+        ("attention.value_up", 4 * 8, 8),  # 4 heads of rank 8 are summed; 4 layers make 8 updates
         ("mlp.up", 64, 1),
-        ("mlp.down", 48, 4),
+        ("mlp.down", 48, 8),
     ],
 )
 def test_scale_of_matrices(start, path, fan_in, depth):
