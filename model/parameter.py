@@ -6,8 +6,8 @@ Shardings, counts, optimizer groups and floating-point operations are all read f
 import dataclasses
 import math
 import zlib
-from collections.abc import Iterator
-from typing import Literal
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -164,12 +164,13 @@ def parameters(model: nnx.Module) -> Iterator[tuple[str, nnx.Param]]:
     """Yields each parameter with its name, as ("blocks.0.attention.query", Param)."""
     leaves = jax.tree_util.tree_leaves_with_path(model, is_leaf=lambda x: isinstance(x, nnx.Param))
     for path, param in leaves:
-        yield (
-            ".".join(
-                str(getattr(k, "name", getattr(k, "key", getattr(k, "idx", k)))) for k in path
-            ),
-            param,
-        )
+        yield path_name(path), param
+
+
+def path_name(path: Sequence[Any]) -> str:
+    """Returns a pytree path as one word, its keys with dots between."""
+    keys = (getattr(k, "name", getattr(k, "key", getattr(k, "idx", k))) for k in path)
+    return ".".join(str(key) for key in keys)
 
 
 def _fold(key: Array, name: str) -> Array:

@@ -24,7 +24,7 @@ from configs import resolved
 from configs.errors import UserError
 from model.axes import ShardingRules
 from model.config import ModelConfig
-from model.parameter import parameters
+from model.parameter import parameters, path_name
 from model.transformer import Transformer
 from text import tokenizers
 from text.tokenizers import Tokenizer
@@ -267,11 +267,8 @@ def _write_manifest(path: Path) -> None:
 
 def _by_name(tree: PyTree) -> dict[str, Any]:
     """Names each leaf by its path, as "adamw.mu.blocks.0.attention.query"."""
-    named = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        keys = [str(getattr(k, "name", getattr(k, "key", getattr(k, "idx", k)))) for k in path]
-        named[".".join(keys)] = leaf
-    return named
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {path_name(path): leaf for path, leaf in leaves}
 
 
 def _held(tree: PyTree) -> PyTree:

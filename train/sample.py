@@ -14,6 +14,7 @@ import numpy as np
 from absl import flags
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from rich.console import Console
+from rich.text import Text
 
 from configs import command
 from configs.errors import UserError
@@ -311,16 +312,12 @@ def main() -> None:
             flags.FLAGS.seed,
             flags.FLAGS.stop,
         )
-    console = Console(highlight=False, soft_wrap=True, markup=True)
+    console = Console(highlight=False, soft_wrap=True)
     for prompt, text in zip(prompts, found, strict=True):
-        console.print(f"[bold]{_escaped(prompt)}[/bold]{_escaped(text)}\n")
+        console.print(Text.assemble((prompt, "bold"), text, "\n"))
     if flags.FLAGS.json:
         rows = [dict(prompt=p, text=t) for p, t in zip(prompts, found, strict=True)]
         write_json(flags.FLAGS.json, dict(checkpoint=str(saved.path), samples=rows))
-
-
-def _escaped(text: str) -> str:
-    return text.replace("[", "\\[")
 
 
 if __name__ == "__main__":

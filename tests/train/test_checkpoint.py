@@ -173,7 +173,9 @@ def test_a_saved_model_is_a_step_without_optimizer_and_state(run, tmp_path):
     assert found.step is None
     model = found.load_model(mesh)
     expected = named_arrays(marked(state, 1).model)
-    tiny.assert_equal(*({n: np.asarray(a) for n, a in t.items()} for t in (named_arrays(model), expected)))
+    tiny.assert_equal(
+        *({n: np.asarray(a) for n, a in t.items()} for t in (named_arrays(model), expected))
+    )
     started = start_from(str(folder), state.model, mesh)
     assert jnp.array_equal(started.norm.gain[...], model.norm.gain[...])
     with pytest.raises(UserError, match="optimizer is missing"):

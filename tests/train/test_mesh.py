@@ -6,8 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from model.axes import check_mesh
 from configs.errors import UserError
+from model.axes import check_mesh
 from tests.train import tiny
 from train.checkpoint import Checkpoints
 from train.step import init_state, make_optimizer

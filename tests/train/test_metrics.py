@@ -22,7 +22,9 @@ def written(workdir, steps, start=0):
 def test_rows_come_back_with_the_same_bits(tmp_path):
     written(tmp_path, range(1, 6))
     assert read(tmp_path) == rows(range(1, 6))
-    for line, row in zip((tmp_path / NAME).read_text().splitlines(), rows(range(1, 6)), strict=True):
+    for line, row in zip(
+        (tmp_path / NAME).read_text().splitlines(), rows(range(1, 6)), strict=True
+    ):
         assert json.loads(line) == row
 
 

@@ -18,7 +18,13 @@ from tests.train import tiny
 from train.optimizer import NAMES, Numbers, Optimizer
 
 # Any other attribute of a declaration follows from its kind here.
-KINDS = {"weight": "matrix", "table": "embedding", "out": "unembedding", "gain": "gain", "b": "bias"}
+KINDS = {
+    "weight": "matrix",
+    "table": "embedding",
+    "out": "unembedding",
+    "gain": "gain",
+    "b": "bias",
+}
 SHAPES = {"weight": (6, 4), "table": (5, 3), "out": (5, 3), "gain": (4,), "b": (4,)}
 STEPS = 4
 
@@ -239,9 +245,7 @@ def test_muon_takes_each_head_s_matrix_alone(value_map, on_mesh):
 
             matrices = zip(*(cut(tree[path]) for tree in (start, *gradients)), strict=True)
             expected = np.stack([alone(*parts) for parts in matrices])
-            np.testing.assert_allclose(
-                cut(found[path]), expected, rtol=0, atol=2e-5, err_msg=path
-            )
+            np.testing.assert_allclose(cut(found[path]), expected, rtol=0, atol=2e-5, err_msg=path)
     assert seen >= ({"attention.value_full"} if value_map == "full" else {"mlp.gate"})
     assert len(seen) == (5 if value_map == "full" else 7)
 

@@ -40,7 +40,9 @@ def greedily(network, prompt, count):
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, dict(positions="learned"), dict(window=(3,))], ids=["rotary", "learned", "window"]
+    "changes",
+    [{}, dict(positions="learned"), dict(window=(3,))],
+    ids=["rotary", "learned", "window"],
 )
 def test_greedy_continuations_take_the_likeliest_of_the_forward_pass(changes):
     network = model(**changes)

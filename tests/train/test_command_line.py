@@ -1,0 +1,142 @@
+"""``python -m train`` and its sisters as a person starts them."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import pytest
+
+from configs import resolved
+from model.saved import Saving
+from tests.train import tiny
+from text import tokenizers
+from train.step import named_arrays
+
+ROOT = Path(__file__).parents[2]
+
+
+def command(module, *arguments):
+    """Starts a command without waiting for it."""
+    return subprocess.Popen(
+        [sys.executable, "-m", module, *arguments],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with another run, a text, a model with words and one without."""
+    folder = tmp_path_factory.mktemp("commands")
+    (folder / "other").mkdir()
+    (folder / "other" / "config.json").write_text(resolved.to_json(tiny.config({"seed": 7})))
+    (folder / "empty").mkdir()
+    text = "a rose is a \\[red] rose\n" * 20
+    (folder / "rose.txt").write_text(text)
+    words = {
+        "data.source": "files",
+        "data.path": str(folder / "rose.txt"),
+        "data.tokenizer": "char",
+        "data.cache_dir": str(folder / "cache"),
+        "data.held_out": "tail",
+        "sample.prompts": ("a r",),
+    }
+    tokenizer = tokenizers.train("char", [text])
+    stepper, state = tiny.on_one_device()
+    with jax.set_mesh(stepper.mesh):
+        items = dict(model=named_arrays(state.model))
+        documents = {"config.json": resolved.to_json(stepper.config)}
+        Saving(folder / "random", items, documents).wait()
+        documents = {
+            # The network has room for 65 tokens.
+            "config.json": resolved.to_json(tiny.config(words)),
+            "tokenizer.json": tokenizer.to_json(),
+        }
+        Saving(folder / "rose", items, documents).wait()
+    return folder
+
+
+REPEATS = "--config=configs/induction.py"
+MISTAKES = {
+    "unknown field": (
+        ("train", REPEATS, "--workdir={}/new", "--config.model.num_head=3"),
+        "config.model.num_head is not a field (did you mean 'model.num_heads'?)",
+    ),
+    "sizes that do not divide": (
+        ("train", REPEATS, "--workdir={}/new", "--config.mesh.fsdp=1", "--config.mesh.heads=3"),
+        "model.num_heads = 4 is not divisible by mesh.heads = 3",
+    ),
+    "no such text": (
+        ("train", "--config=configs/text.py", "--workdir={}/new", "--config.data.path={}/none.txt"),
+        "there is no file",
+    ),
+    "longer than the positions": (
+        ("train", REPEATS, "--workdir={}/new", "--config.model.max_length=16"),
+        "length = 32 is longer than model.max_length = 16",
+    ),
+    "another run's folder": (
+        ("train", REPEATS, "--workdir={}/other"),
+        "holds a run of another config",
+    ),
+    "no folder named": (("train", REPEATS), "--workdir is missing"),
+    "no checkpoint named": (("train.evaluate",), "--checkpoint is missing"),
+    "an empty folder": (("train.sample", "--checkpoint={}/empty"), "neither a run with"),
+    "no words": (("train.sample", "--checkpoint={}/random"), "random tokens"),
+    "an unknown word": (
+        ("train.sample", "--checkpoint={}/rose", "--prompt=zebra"),
+        "character 'z'",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def mistakes(folder):
+    """Makes all mistakes, two at a time."""
+    left, running, found = list(MISTAKES.items()), {}, {}
+    while left or running:
+        while left and len(running) < 2:
+            name, ((module, *arguments), _) = left.pop(0)
+            running[name] = command(module, *(a.format(folder) for a in arguments))
+        name = next(iter(running))
+        process = running.pop(name)
+        said, complaint = process.communicate(timeout=120)
+        found[name] = (process.returncode, said, complaint)
+    return found
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_ends_with_one_sentence_and_status_2(mistakes, folder, name):
+    status, said, complaint = mistakes[name]
+    assert status == 2, complaint
+    assert complaint.startswith("error: ")
+    assert complaint.count("\n") == 1
+    assert MISTAKES[name][1] in complaint
+    assert "Traceback" not in said + complaint
+    assert not (folder / "new").exists()
+
+
+def test_a_saved_model_is_evaluated_and_continues_its_prompts(folder):
+    evaluate = command(
+        "train.evaluate", f"--checkpoint={folder}/rose", f"--json={folder}/figures.json"
+    )
+    sample = command(
+        *("train.sample", f"--checkpoint={folder}/rose", f"--json={folder}/samples.json"),
+        *("--tokens=7", "--temperature=0", "--prompt=is a", r"--prompt=\[red] "),
+    )
+    said, complaint = evaluate.communicate(timeout=200)
+    assert evaluate.returncode == 0, complaint
+    figures = json.loads((folder / "figures.json").read_text())
+    assert f"{figures['loss']:.4f}" in said
+    # An untrained network finds all of its 65 tokens about equally likely.
+    assert abs(figures["perplexity"] - 65) < 10
+    said, complaint = sample.communicate(timeout=200)
+    assert sample.returncode == 0, complaint
+    samples = json.loads((folder / "samples.json").read_text())["samples"]
+    assert [s["prompt"] for s in samples] == ["is a", "\\[red] "]
+    assert all(s["prompt"] + s["text"] in said for s in samples)
