@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import gpt3
+from configs import gpt2, gpt3
 from model.config import ModelConfig
 from model.parameter import Declare
 from model.transformer import Transformer
@@ -28,6 +28,9 @@ SHAPES = {
     ),
     "full value map": dict(embed_dim=64, value_map="full"),
     "one layer, swiglu, grouped": dict(embed_dim=64, num_layers=1, mlp="swiglu", num_kv_heads=1),
+}
+LARGE = {f"gpt3:{row}": gpt3.get_config(row) for row in gpt3.ROWS} | {
+    f"gpt2:{size}": gpt2.get_config(size) for size in gpt2.SIZES
 }
 
 
@@ -64,9 +67,9 @@ def test_loss_is_the_logarithm_of_the_vocabulary(kind):
         assert loss == pytest.approx(math.log(300), rel=allowed), found
 
 
-@pytest.mark.parametrize("row", gpt3.ROWS)
+@pytest.mark.parametrize("name", LARGE)
 @pytest.mark.parametrize("tied", [True, False])
-def test_loss_of_gpt3_by_formula(monkeypatch, row, tied):
+def test_loss_of_gpts_by_formula(monkeypatch, name, tied):
     """Normed vectors have size sqrt(D), so a logit's variance is D times the table's."""
     tables = {}
     table = Declare.table
@@ -76,9 +79,10 @@ def test_loss_of_gpt3_by_formula(monkeypatch, row, tied):
         return table(self, name, shape, axes, stddev, kind)
 
     monkeypatch.setattr(Declare, "table", noted)
-    fields = gpt3.get_config(row).model
+    whole = LARGE[name]
+    fields = whole.model.copy_and_resolve_references()
     fields.tie_embeddings = tied
-    config = ModelConfig.from_config(fields, vocab_size=50257, length=2048)
+    config = ModelConfig.from_config(fields, vocab_size=50257, length=whole.length)
     jax.eval_shape(lambda: Transformer(config, jax.random.key(0)))
     stddev = tables["embedding" if tied else "unembedding"]
     variance = config.embed_dim * stddev**2
