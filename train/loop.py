@@ -162,6 +162,7 @@ def _run(
                 record.write({f"eval/{name}": value for name, value in evaluation.items()})
                 shown = "  ".join(f"{n} {v:.4f}" for n, v in evaluation.items() if "/" not in n)
                 progress.say(f"step {taken}/{config.steps}  held out: {shown}")
+                record.skip_time(taken)
             if checkpoints.due(taken) or interrupt.signal is not None:
                 record.write()
                 metrics.sync()
@@ -276,6 +277,10 @@ class _Record:
             self.metrics.write(step + 1, {**row, **(extra if last and extra else {})})
         self.loss = float(values["loss"][len(call) - 1])
         self._show(call.stop)
+
+    def skip_time(self, step: int) -> None:
+        """Leaves what happened since the last write out of the rate."""
+        self._mark = (time.monotonic(), step)
 
     def _measure(self, step: int) -> None:
         now, (then, before) = time.monotonic(), self._mark

@@ -83,8 +83,6 @@ MISTAKES = {
         ("train", REPEATS, "--workdir={}/other"),
         "holds a run of another config",
     ),
-    "no folder named": (("train", REPEATS), "--workdir is missing"),
-    "no checkpoint named": (("train.evaluate",), "--checkpoint is missing"),
     "an empty folder": (("train.sample", "--checkpoint={}/empty"), "neither a run with"),
     "no words": (("train.sample", "--checkpoint={}/random"), "random tokens"),
     "an unknown word": (

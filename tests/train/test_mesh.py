@@ -26,25 +26,26 @@ MICROBATCHES = (("optim.accumulate", 2),)
 STEPS = 50
 
 
-def stepper(changes, sizes):
+@functools.cache
+def stepper(changes, mesh):
     fields = {"steps": STEPS, "steps_per_call": 10, **dict(changes)}
-    return tiny.Stepper(tiny.config(fields), tiny.mesh(**sizes))
+    return tiny.Stepper(tiny.config(fields), tiny.mesh(**MESHES.get(mesh, {})))
 
 
 @functools.cache
 def run(changes, mesh):
     """Returns the first state and the losses of a run."""
-    own = stepper(changes, MESHES.get(mesh, {}))
+    own = stepper(changes, mesh)
     start = own.start()
     _, losses = own.losses(start, STEPS)
-    return tiny.arrays(start), losses
+    return start, losses
 
 
 @pytest.mark.parametrize("mesh", MESHES)
 def test_parameters_start_with_the_same_bits(mesh):
     expected, _ = run(PLAIN, "one device")
     found, _ = run(PLAIN, mesh)
-    tiny.assert_equal(found, expected)
+    tiny.assert_equal(tiny.arrays(found), tiny.arrays(expected))
 
 
 @pytest.mark.parametrize(
@@ -59,38 +60,40 @@ def test_losses_do_not_depend_on_the_mesh(changes, mesh):
     assert expected[-5:].mean() < expected[0] - 0.03
 
 
-def saved_on(sizes, workdir):
+def saved_on(mesh, workdir):
     """Takes ten steps on a mesh and saves; returns the state."""
-    own = stepper(PLAIN, sizes)
-    state, _ = own.losses(own.start(), 10)
+    own = stepper(PLAIN, mesh)
+    state, _ = own.losses(run(PLAIN, mesh)[0], 10)
     checkpoints = Checkpoints(workdir, own.config, None)
     checkpoints.save(state, 10)
     checkpoints.wait()
     return state
 
 
-def restored_on(sizes, workdir):
-    """Returns the state of a run's newest step, and the step on that mesh."""
-    own = stepper(PLAIN, sizes)
+def restored_on(mesh, workdir):
+    """Returns the state of a run's newest step, split as this mesh splits it."""
+    own = stepper(PLAIN, mesh)
     shape = tiny.model_config(own.config)
     optimizer = make_optimizer(own.config, shape)
     with jax.set_mesh(own.mesh):
         abstract = jax.eval_shape(lambda k: init_state(shape, optimizer, k), jax.random.key(0))
         state = Checkpoints(workdir, own.config, None).restore(abstract, own.mesh)
-    for found, wanted in zip(jax.tree.leaves(state), jax.tree.leaves(abstract), strict=True):
-        assert found.sharding.spec == (wanted.sharding.spec if wanted.sharding else jax.P())
-        assert found.dtype == wanted.dtype
-    return state, own
+    for found, like in zip(
+        jax.tree.leaves(state), jax.tree.leaves(run(PLAIN, mesh)[0]), strict=True
+    ):
+        assert found.sharding.is_equivalent_to(like.sharding, found.ndim)
+        assert found.dtype == like.dtype
+    return state
 
 
 def test_a_checkpoint_goes_on_on_other_meshes(tmp_path):
-    before = saved_on(MESHES["fsdp 2, heads 4"], tmp_path)
+    before = saved_on("fsdp 2, heads 4", tmp_path)
     _, expected = run(PLAIN, "one device")
     for mesh in ("fsdp 8", "one device"):
-        state, own = restored_on(MESHES.get(mesh, {}), tmp_path)
+        state = restored_on(mesh, tmp_path)
         assert int(state.step) == 10
         tiny.assert_equal(tiny.arrays(state), tiny.arrays(before))
-        _, losses = own.losses(state, 10)
+        _, losses = stepper(PLAIN, mesh).losses(state, 10)
         np.testing.assert_allclose(losses, expected[10:20], rtol=0, atol=1e-4)
 
 

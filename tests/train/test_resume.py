@@ -129,7 +129,7 @@ def test_a_killed_and_a_stopped_run_end_as_one_that_was_not(uninterrupted, tmp_p
 
 def test_a_run_that_goes_on_from_any_step_takes_the_same_steps(uninterrupted, tmp_path):
     whole = curve(uninterrupted)
-    for steps in (1, 13, 14, 33):
+    for steps in (1, 13, 33):
         outcome, _ = run(tmp_path, {"steps": steps})
         assert outcome.step == steps
         assert curve(tmp_path) == whole[:steps]
@@ -202,8 +202,8 @@ def test_the_folder_of_a_run_holds_its_resolved_config(uninterrupted):
 
 
 def test_a_run_starts_from_the_parameters_of_another(uninterrupted, tmp_path):
-    restore = {"checkpoint.restore_from": str(uninterrupted), "seed": 9, "steps": 5}
-    outcome, said = run(tmp_path, {**restore, "optim.learning_rate": 0.0})
+    restore = {"checkpoint.restore_from": str(uninterrupted), "optim.learning_rate": 0.0}
+    outcome, said = run(tmp_path, {**restore, "steps": 5})
     assert f"parameters from {uninterrupted}" in said
     assert outcome.step == 5
     model = open_saved(tmp_path).load_model(tiny.mesh())
