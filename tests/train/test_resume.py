@@ -2,7 +2,6 @@
 
 import io
 import json
-import os
 import random
 import shutil
 import signal
@@ -90,7 +89,6 @@ def start(workdir):
             *overrides,
         ],
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
