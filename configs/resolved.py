@@ -17,6 +17,12 @@ _KINDS = {
     tuple: "a tuple",
 }
 
+_ELEMENTS: dict[str, tuple[tuple[type, ...], str]] = {
+    "model.window": ((int, type(None)), "whole numbers or None"),
+    "data.periods": ((int,), "whole numbers"),
+    "sample.prompts": ((str,), "texts"),
+}
+
 
 def fields(config: ConfigDict, prefix: str = "") -> dict[str, str]:
     """Returns the kind of each field by its dotted name (``"model.num_heads": "whole number"``)."""
@@ -68,6 +74,11 @@ def check(config: ConfigDict) -> None:
             raise UserError(
                 f"config.{name} is missing; start the config from configs.base.get_config()."
             )
+
+    for name, (kinds, written) in _ELEMENTS.items():
+        for element in given[name]:
+            if isinstance(element, bool) or not isinstance(element, kinds):
+                raise UserError(f"config.{name} holds {element!r}; its elements are {written}.")
 
 
 def _is(value: Any, kind: str) -> bool:

@@ -11,7 +11,7 @@ from configs import base
 def get_config() -> ConfigDict:
     """Returns the config of the toy."""
     config = base.get_config()
-    config.steps = 1000
+    config.steps = 800
     config.batch_size = 32
     config.length = base.GRAMMAR_LENGTH
     config.steps_per_call = 10

@@ -39,7 +39,13 @@ class Hyper:
     """Says the settings of a sweep; each is a dict of dotted field names to values."""
 
     def choices(self, name: str, values: Iterable[Any]) -> list[Setting]:
-        """Returns a setting for each value of one field: ``choices("seed", range(3))``."""
+        """Returns a setting for each value of one field: ``choices("seed", range(3))``.
+
+        Raises:
+          UserError: the values are no list.
+        """
+        if isinstance(values, str) or not isinstance(values, Iterable):
+            raise UserError(f"hyper.choices({name!r}, {values!r}) takes a list; mend get_hyper.")
         return [{name: value} for value in values]
 
     def product(self, *axes: Sequence[Setting]) -> list[Setting]:
@@ -105,7 +111,7 @@ def sweep(
 ) -> list[dict[str, Any]]:
     """Runs all settings in folders below ``workdir``; finished ones are read, not run.
 
-    A run that a user's mistake ends is reported as failed and the others go on.
+    A run that a mistake or a lack of memory ends is reported as failed and the others go on.
 
     Args:
       config: what the settings change.
@@ -131,7 +137,7 @@ def sweep(
         console.print(f"[{number}/{len(all_trials)}] {name}: {title}", markup=False)
         try:
             outcome = run(own, folder, console)
-        except UserError as error:
+        except (UserError, RuntimeError, MemoryError) as error:  # jax's own are RuntimeErrors
             rows.append(dict(name=name, setting=setting, status=f"failed: {error}"))
             console.print(f"failed: {error}", markup=False, highlight=False)
             continue
@@ -186,7 +192,7 @@ def settings_of(path: str) -> list[Setting]:
     module = _load(path)
     if not hasattr(module, "get_hyper"):
         raise UserError(f"{path} has no get_hyper(hyper); add one that returns the settings.")
-    settings = list(module.get_hyper(Hyper()))
+    settings = list(module.get_hyper(Hyper()) or [])
     if not settings or not all(isinstance(setting, dict) for setting in settings):
         raise UserError(f"get_hyper of {path} returns no settings; return hyper.product(...) say.")
     return settings

@@ -11,7 +11,8 @@ tells its state. ``run`` copies this clone to every worker, installs it there wi
 ``tpu`` extra at the locked versions and starts the command on all workers at once, as one
 JAX program needs; ``--detach`` lets it outlive the connection.
 
-Limits: one slice (no multislice), and the Cloud TPU API, which has no TPU newer than v6e.
+Limits: ``python -m train`` is one process, so choose a type of one host (v5litepod-8, v6e-8,
+v4-8) for it; one slice (no multislice), and the Cloud TPU API, which has no TPU newer than v6e.
 
 Sources: the reference pages of ``gcloud compute tpus queued-resources`` (create, delete)
 and ``gcloud compute tpus tpu-vm`` (scp, ssh); the runtime images of the page "TPU software

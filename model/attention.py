@@ -2,15 +2,14 @@
 
 import dataclasses
 import importlib
-from collections.abc import Callable
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from configs.errors import UserError, nearest
 from model.axes import Axes
-from model.backends import dense
+from model.backends.choice import backend
 from model.cache import Cache
 from model.compute import Compute
 from model.config import ModelConfig
@@ -22,12 +21,6 @@ from model.positions import rotate
 QUERIES = ("batch", "heads", "length", None)
 KEYS = ("batch", "kv_heads", "length", None)
 RESIDUAL = ("batch", "length", None)
-
-Backend = Callable[
-    [Array, Array, Array, Mask, float | None, Compute],
-    Array,
-]
-BACKENDS: dict[str, Backend] = {"dense": dense.attend}
 
 
 @runtime_checkable
@@ -138,7 +131,7 @@ class Multihead(nnx.Module):
             k, v = self.compute.place(k, slots), self.compute.place(v, slots)
             cache = cache.write(k, v, mask.query_index)
             k, v = cache.key.astype(k.dtype), cache.value.astype(v.dtype)
-        attend = BACKENDS[self.config.attention_backend]
+        attend = backend(self.config.attention_backend)
         mixed = attend(q, k, v, mask.within(self.window), self.config.logit_cap, self.compute)
         return self.write(x, mixed), cache
 
@@ -194,8 +187,8 @@ class Multihead(nnx.Module):
         return (batch, c.num_kv_heads, length, c.head_dim), (batch, groups, length, rank)
 
 
-def variant(name: str) -> type[Attention]:
-    """Returns the class of an attention variant.
+def variant(name: str) -> Any:
+    """Returns the class of an attention variant, which keeps the interface of ``Attention``.
 
     Args:
       name: "multihead", or "module:Class" for one of the reader's own.
@@ -212,19 +205,12 @@ def variant(name: str) -> type[Attention]:
             "use 'multihead' or 'module:Class'."
         )
     try:
-        return getattr(importlib.import_module(module), cls)
-    except (ImportError, AttributeError) as error:
+        found = getattr(importlib.import_module(module), cls)
+    except Exception as error:  # a user's module may raise anything
         raise UserError(
-            f"model.attention = {name!r} cannot be imported ({error}); "
+            f"model.attention = {name!r} cannot be imported ({type(error).__name__}: {error}); "
             "name a module on the Python path and a class in it."
         ) from error
-
-
-def check_backend(config: ModelConfig) -> None:
-    """Raises UserError where ``model.attention_backend`` names no backend."""
-    if config.attention_backend not in BACKENDS:
-        name = config.attention_backend
-        raise UserError(
-            f"model.attention_backend = {name!r} is no backend{nearest(name, BACKENDS)}; "
-            f"choose one of {', '.join(BACKENDS)}."
-        )
+    if not (isinstance(found, type) and issubclass(found, nnx.Module)):
+        raise UserError(f"model.attention = {name!r} is no nnx.Module; derive it from Multihead.")
+    return found

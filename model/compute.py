@@ -44,8 +44,16 @@ class Compute:
         axes = tuple(None if axis == "embed" else axis for axis in parameter.axes)
         return self.place(value, axes)
 
-    def einsum(self, subscripts: str, x: Array, w: nnx.Param | Array, *, axes: Axes) -> Array:
-        """Multiplies in ``dtype``, sums in ``accumulation_dtype``, returns ``dtype``.
+    def einsum(
+        self,
+        subscripts: str,
+        x: Array,
+        w: nnx.Param | Array,
+        *,
+        axes: Axes,
+        dtype: str | None = None,
+    ) -> Array:
+        """Multiplies in ``dtype`` and sums in ``accumulation_dtype``.
 
         Args:
           subscripts: as of ``jnp.einsum``.
@@ -53,6 +61,7 @@ class Compute:
           w: a parameter, which is cast and gathered, or another activation.
           axes: logical axes of the result; a contracted axis that is split becomes a sum
             over its mesh axis here.
+          dtype: of the result; that of activations when None.
         """
         operand = self.weight(w) if isinstance(w, nnx.Param) else w.astype(self.dtype)
         x = x.astype(self.dtype)
@@ -65,7 +74,7 @@ class Compute:
             preferred_element_type=self.accumulation_dtype,
             out_sharding=spec,
         )
-        return result.astype(self.dtype)
+        return result.astype(dtype or self.dtype)
 
     def dropout(
         self, x: Float[Array, "*shape"], rate: float, key: Array | None, axes: Axes

@@ -1,6 +1,7 @@
 """The validated shape of a network."""
 
 import dataclasses
+import math
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -124,7 +125,10 @@ class ModelConfig:
             )
         if not 0 <= self.dropout < 1:
             raise UserError(f"model.dropout = {self.dropout} must be at least 0 and below 1.")
-        if self.logit_cap is not None and self.logit_cap <= 0:
+        for name in ("rotary_base", "norm_epsilon"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise UserError(f"model.{name} = {getattr(self, name)} must be positive, finite.")
+        if self.logit_cap is not None and not 0 < self.logit_cap < math.inf:
             raise UserError(f"model.logit_cap = {self.logit_cap} must be positive, or None.")
 
     @classmethod

@@ -46,12 +46,14 @@ class Saved:
       config: the resolved config that it was trained with.
       tokenizer: None for a model of random tokens.
       step: optimizer steps taken; None for a saved model.
+      corpus: digest of the text and tokens that it was trained on; None where it is not known.
     """
 
     path: Path
     config: ConfigDict
     tokenizer: Tokenizer | None
     step: int | None
+    corpus: str | None = None
 
     @property
     def model_config(self) -> ModelConfig:
@@ -203,16 +205,17 @@ def open_saved(checkpoint: str | os.PathLike[str], field: str = "--checkpoint") 
                 "nor a saved model; name one of these."
             )
         path = path / STEPS / str(steps[-1])
-    config = resolved.from_json(_read(path / CONFIG), str(path / CONFIG))
+    config = resolved.from_json(read_text(path / CONFIG), str(path / CONFIG))
     has_words = (path / TOKENIZER).exists()
     tokenizer = tokenizers.load(path / TOKENIZER) if has_words else None
-    step = None
+    step = corpus = None
     if (path / STATE).exists():
         try:
-            step = int(json.loads(_read(path / STATE))["step"])
+            about = json.loads(read_text(path / STATE))
+            step, corpus = int(about["step"]), about.get("corpus")
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"{path / STATE} is damaged; use another step.") from error
-    return Saved(path, config, tokenizer, step)
+    return Saved(path, config, tokenizer, step, corpus)
 
 
 def is_whole(path: Path) -> bool:
@@ -283,7 +286,7 @@ def _copy(array: Array) -> Array:
     return array.copy()
 
 
-def _read(path: Path) -> str:
+def read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

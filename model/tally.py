@@ -149,6 +149,8 @@ def _cache_bytes(abstract: Transformer) -> int:
 
 def _moments(d: Declaration, optimizer: str) -> int:
     """Numbers that an optimizer keeps for a parameter."""
+    if optimizer not in ("adamw", "lion", "muon", "adafactor"):
+        raise UserError(f"optim.name = {optimizer!r} is no optimizer that the tally knows.")
     if optimizer == "lion":
         return d.size
     if optimizer == "muon":

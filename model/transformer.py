@@ -9,8 +9,9 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from configs.errors import UserError
 from model import masks
-from model.attention import RESIDUAL, check_backend
+from model.attention import RESIDUAL
 from model.axes import ShardingRules
+from model.backends.choice import backend
 from model.block import Block
 from model.cache import Cache, empty
 from model.compute import Compute
@@ -42,7 +43,7 @@ class Transformer(nnx.Module):
           key: of all parameters.
           rules: maps logical axes to the axes of the mesh that is set.
         """
-        check_backend(config)
+        backend(config.attention_backend)
         rules = rules or ShardingRules()
         self.config = config
         self.compute = Compute.of(config, rules)
@@ -131,15 +132,11 @@ class Transformer(nnx.Module):
                 "shorten the prompt or the continuation."
             )
         layers = config.num_layers // config.period
-        return [
-            empty(
-                layers,
-                *block.attention.cache_shapes(batch, length),
-                config.dtype,
-                self.compute.rules,
-            )
-            for block in self.blocks
-        ]
+        caches = []
+        for block in self.blocks:
+            keys, values = block.attention.cache_shapes(batch, length)
+            caches.append(empty(layers, keys, values, config.dtype, self.compute.rules))
+        return caches
 
     def _residual(
         self,
@@ -197,9 +194,7 @@ class Transformer(nnx.Module):
     def _logits(self, x: Array) -> Array:
         compute, config = self.compute, self.config
         table = self.embedding if self.unembedding is None else self.unembedding
-        logits = compute.einsum(
-            "btd,vd->btv", self.norm(x), table, axes=("batch", "length", "vocab")
-        )
-        logits = logits.astype(compute.accumulation_dtype)
+        axes, wide = ("batch", "length", "vocab"), compute.accumulation_dtype
+        logits = compute.einsum("btd,vd->btv", self.norm(x), table, axes=axes, dtype=wide)
         true = jnp.arange(config.padded_vocab_size) < config.vocab_size
         return jnp.where(true[None, None], logits, jnp.finfo(logits.dtype).min)

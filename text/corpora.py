@@ -58,6 +58,8 @@ class Prepared(NamedTuple):
     tokenizer: Tokenizer
     train: Corpus
     validation: Corpus
+    digest: str
+    """Of the tokens of both splits and the tokenizer, wherever the text came from."""
 
 
 def prepare(data: Any, cache_dir: str | None = None) -> Prepared:
@@ -216,7 +218,9 @@ def _open(folder: Path) -> Prepared | None:
         tokenizer = tokenizers.from_json((folder / _TOKENIZER).read_text(encoding="utf-8"))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, UserError):
         return None
-    return Prepared(tokenizer, *splits)
+    sums = json.dumps(manifest["files"], sort_keys=True).encode()
+    digest = hashlib.blake2b(sums, digest_size=8).hexdigest()
+    return Prepared(tokenizer, splits[0], splits[1], digest)
 
 
 def _checksum(path: Path) -> int:

@@ -319,7 +319,8 @@ def from_json(text: str, name: str = "the given text") -> Tokenizer:
     inner.encode_special_tokens = True
     inner.no_padding()
     inner.no_truncation()
-    return Tokenizer(_kind_of(json.loads(text)), inner)
+    # As the library writes it: a file may leave optional keys out.
+    return Tokenizer(_kind_of(json.loads(inner.to_str())), inner)
 
 
 def _finish(kind: Kind, inner: tokenizers.Tokenizer, has_end: bool) -> Tokenizer:

@@ -23,6 +23,11 @@ def main() -> None:
     """Trains ``--config`` in ``--workdir``; exits with 128 + the signal that stopped it."""
     if not flags.FLAGS.workdir:
         raise UserError("--workdir is missing; name the run's folder, for example runs/toy.")
+    if "://" in flags.FLAGS.workdir:
+        raise UserError(
+            f"--workdir={flags.FLAGS.workdir} is not a folder of this machine; name one, such as "
+            "a mounted disk."
+        )
     workdir = Path(flags.FLAGS.workdir).expanduser().absolute()
     outcome = train(command.config(), workdir, Console())
     if outcome.signal is not None:

@@ -23,12 +23,16 @@ RowSource = CorpusRows | RepeatRows
 
 @dataclasses.dataclass(frozen=True)
 class Sources:
-    """Rows to train on and rows held out, with the tokenizer that made them, if one did."""
+    """Rows to train on and rows held out, with the tokenizer that made them, if one did.
+
+    The digest names the text and its tokens: equal digests give equal rows.
+    """
 
     train: RowSource
     validation: RowSource
     tokenizer: Tokenizer | None
     vocab_size: int
+    digest: str
 
 
 def open_sources(config: ConfigDict, tokenizer: Tokenizer | None = None) -> Sources:
@@ -47,7 +51,7 @@ def open_sources(config: ConfigDict, tokenizer: Tokenizer | None = None) -> Sour
         if size is None:
             raise UserError("model.vocab_size is None; random tokens need it: set it, say to 64.")
         repeats = RepeatRows(size, config.length, tuple(data.periods), config.seed)
-        return Sources(repeats, repeats, None, size)
+        return Sources(repeats, repeats, None, size, "repeats")
     prepared = corpora.prepare(data)
     if tokenizer is not None and tokenizer.to_json() != prepared.tokenizer.to_json():
         raise UserError(
@@ -67,7 +71,9 @@ def open_sources(config: ConfigDict, tokenizer: Tokenizer | None = None) -> Sour
     def cut(corpus: corpora.Corpus) -> CorpusRows:
         return CorpusRows(corpus, data.rows, config.length, config.seed, made.end_id)
 
-    return Sources(cut(prepared.train), cut(prepared.validation), made, made.vocab_size)
+    return Sources(
+        cut(prepared.train), cut(prepared.validation), made, made.vocab_size, prepared.digest
+    )
 
 
 def place(

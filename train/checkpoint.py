@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from configs import resolved
 from configs.errors import UserError
 from model import saved
-from model.saved import CONFIG, STATE, STEPS, TOKENIZER, Saving
+from model.saved import CONFIG, STATE, STEPS, TOKENIZER, Saved, Saving
 from model.transformer import Transformer
 from text.tokenizers import Tokenizer
 from train.step import TrainState, named_arrays, with_arrays
@@ -48,15 +48,21 @@ SAFE = (
 class Checkpoints:
     """The saved steps of one run."""
 
-    def __init__(self, workdir: Path, config: ConfigDict, tokenizer: Tokenizer | None):
-        """Args: the run's folder, its resolved config, its tokenizer.
+    def __init__(
+        self,
+        workdir: Path,
+        config: ConfigDict,
+        tokenizer: Tokenizer | None,
+        corpus: str | None = None,
+    ):
+        """Args: the run's folder, its resolved config, its tokenizer, the digest of its text.
 
         Raises:
           UserError: the folder cannot be made.
         """
         self.workdir = workdir
         self.config = config
-        self.tokenizer = tokenizer
+        self.tokenizer, self.corpus = tokenizer, corpus
         self._saving: Saving | None = None
         try:
             (workdir / STEPS).mkdir(parents=True, exist_ok=True)
@@ -80,7 +86,8 @@ class Checkpoints:
         path = self.workdir / STEPS / str(step)
         if saved.is_whole(path):
             return
-        documents = {CONFIG: resolved.to_json(self.config), STATE: json.dumps(dict(step=step))}
+        about = dict(step=step, corpus=self.corpus)
+        documents = {CONFIG: resolved.to_json(self.config), STATE: json.dumps(about) + "\n"}
         if self.tokenizer is not None:
             documents[TOKENIZER] = self.tokenizer.to_json()
         items = dict(model=named_arrays(state.model), optimizer=state.optimizer)
@@ -100,10 +107,9 @@ class Checkpoints:
           abstract: the state's shapes and shardings.
           mesh: to put it on; it need not be the one that the step was saved from.
         """
-        steps = saved.whole_steps(self.workdir)
-        if not steps:
+        found = newest(self.workdir)
+        if found is None:
             return None
-        found = saved.open_saved(self.workdir / STEPS / str(steps[-1]))
         model = found.load("model", named_arrays(abstract.model), mesh)
         optimizer = found.load("optimizer", abstract.optimizer, mesh)
         step = jax.device_put(jax.numpy.int32(found.step), jax.NamedSharding(mesh, jax.P()))
@@ -117,15 +123,52 @@ class Checkpoints:
                 saved.delete(self.workdir / STEPS / str(step))
 
 
-def start_from(checkpoint: str, model: Transformer, mesh: Mesh) -> Transformer:
-    """Returns a model with the parameters of a run, a step or a saved model.
+def newest(workdir: Path) -> Saved | None:
+    """Returns the newest whole step of a run, its arrays not yet read; None where there is none."""
+    steps = saved.whole_steps(workdir)
+    return saved.open_saved(workdir / STEPS / str(steps[-1])) if steps else None
+
+
+def check_corpus(workdir: Path, digest: str) -> None:
+    """Refuses to go on with another text than the one that a run has read.
+
+    Args:
+      workdir: of the run; may be new.
+      digest: of the text at hand and its tokens.
 
     Raises:
-      UserError: there is none, or its shapes are not the model's.
+      UserError: the run's newest step was trained on another.
     """
-    arrays = saved.open_saved(checkpoint, "checkpoint.restore_from").load(
-        "model", named_arrays(model), mesh
-    )
+    before = newest(workdir)
+    if before is not None and before.corpus not in (None, digest):
+        raise UserError(
+            f"--workdir={workdir} was trained on another text than data.path and data.tokenizer "
+            "give now; restore them, or start a new run with checkpoint.restore_from."
+        )
+
+
+def start_from(
+    checkpoint: str, model: Transformer, tokenizer: Tokenizer | None, mesh: Mesh
+) -> Transformer:
+    """Returns a model with the parameters of a run, a step or a saved model.
+
+    Args:
+      checkpoint: its folder.
+      model: whose shapes and places it takes.
+      tokenizer: of the new run.
+      mesh: that the model is on.
+
+    Raises:
+      UserError: there is none, its shapes are not the model's, or it has other tokens.
+    """
+    source = saved.open_saved(checkpoint, "checkpoint.restore_from")
+    old, new = (None if t is None else t.to_json() for t in (source.tokenizer, tokenizer))
+    if old != new:
+        raise UserError(
+            f"checkpoint.restore_from={checkpoint} has other tokens than this run; set "
+            f"data.tokenizer={source.path / TOKENIZER}, or leave restore_from empty."
+        )
+    arrays = source.load("model", named_arrays(model), mesh)
     return with_arrays(model, arrays)
 
 
@@ -145,7 +188,7 @@ def check_workdir(workdir: Path, config: ConfigDict) -> dict[str, tuple]:
     path = workdir / CONFIG
     if not path.exists():
         return {}
-    old = resolved.from_json(path.read_text(encoding="utf-8"), str(path))
+    old = resolved.from_json(saved.read_text(path), str(path))
     changes = resolved.difference(old, config)
     unsafe = {
         name: change

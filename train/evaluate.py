@@ -18,8 +18,9 @@ from rich.console import Console
 from rich.table import Table
 
 from configs import command
+from configs.errors import UserError
 from configs.figures import write_json
-from model.axes import check_mesh, make_mesh
+from model.axes import MESH_AXES, check_mesh, make_mesh
 from model.saved import open_saved
 from model.transformer import Transformer
 from text.tokenizers import Tokenizer
@@ -98,6 +99,25 @@ def define_checkpoint_flags() -> None:
     """Defines what every command on a checkpoint takes."""
     flags.DEFINE_string("checkpoint", None, "A run (its newest whole step), a step, or a model.")
     flags.DEFINE_string("json", None, "Also write the figures to this file.")
+    flags.DEFINE_string("mesh", "", "Sizes of the mesh, as fsdp=2,heads=4; empty: one device.")
+
+
+def mesh_flag() -> Mesh:
+    """Returns the mesh of ``--mesh``.
+
+    Raises:
+      UserError: it is not sizes of mesh axes, or they do not fit the devices.
+    """
+    sizes = dict.fromkeys(MESH_AXES, 1)
+    for part in filter(None, flags.FLAGS.mesh.split(",")):
+        name, _, size = part.partition("=")
+        if name not in sizes or not size.isdigit():
+            raise UserError(
+                f"--mesh={flags.FLAGS.mesh} must be sizes of {', '.join(MESH_AXES)}, such as "
+                "--mesh=fsdp=2,heads=4."
+            )
+        sizes[name] = int(size)
+    return make_mesh(sizes)
 
 
 def checkpoint_flag() -> str:
@@ -107,7 +127,7 @@ def checkpoint_flag() -> str:
       UserError: it is missing.
     """
     if not flags.FLAGS.checkpoint:
-        raise command.UserError("--checkpoint is missing; name a run, a step or a saved model.")
+        raise UserError("--checkpoint is missing; name a run, a step or a saved model.")
     return flags.FLAGS.checkpoint
 
 
@@ -121,22 +141,24 @@ def main() -> None:
     saved = open_saved(checkpoint_flag())
     config = saved.config
     sources = open_sources(config, saved.tokenizer)
-    mesh = make_mesh(dict(data=1, fsdp=1, heads=1, context=1))
+    mesh = mesh_flag()
     check_mesh(mesh, saved.model_config, config.batch_size, config.length)
     with jax.set_mesh(mesh):
         model = saved.load_model(mesh)
         figures = evaluate(
             model, sources.validation, sources.tokenizer, config, mesh, flags.FLAGS.batches
         )
-    Console(highlight=False).print(render(figures, f"{saved.path} on held-out text"))
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(f"{saved.path} on held-out text", markup=False)
+    console.print(render(figures))
     if flags.FLAGS.json:
         write_json(flags.FLAGS.json, dict(checkpoint=str(saved.path), step=saved.step, **figures))
 
 
-def render(figures: dict[str, float], title: str) -> Table:
+def render(figures: dict[str, float]) -> Table:
     """Returns the table of an evaluation."""
     units = dict(loss="nats a token", perplexity="", bits_per_byte="bits")
-    table = Table(title=title, box=box.SIMPLE, show_edge=False, title_justify="left")
+    table = Table(box=box.SIMPLE, show_edge=False)
     table.add_column("figure")
     table.add_column("value", justify="right")
     table.add_column("unit")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from rich.console import Console
@@ -20,7 +21,7 @@ from model.config import ModelConfig
 from model.saved import CONFIG, write_text
 from model.tally import tally
 from train.batches import Sources, open_sources, training_batches
-from train.checkpoint import Checkpoints, check_workdir, start_from
+from train.checkpoint import Checkpoints, check_corpus, check_workdir, start_from
 from train.evaluate import evaluate
 from train.interrupt import Interrupt
 from train.metrics import Metrics, read
@@ -68,6 +69,7 @@ def train(config: ConfigDict, workdir: Path, console: Console | None = None) -> 
     mesh = make_mesh(config.mesh.to_dict())
     check_mesh(mesh, model_config, config.batch_size // config.optim.accumulate, config.length)
     changes = check_workdir(workdir, config)
+    check_corpus(workdir, sources.digest)
     with jax.set_mesh(mesh):
         return _run(config, model_config, numbers, sources, mesh, workdir, changes, console)
 
@@ -86,8 +88,13 @@ def _check_run(config: ConfigDict) -> None:
     for name in ("steps", "batch_size", "length", "steps_per_call"):
         if config[name] < 1:
             raise UserError(f"config.{name} = {config[name]} must be at least 1.")
-    if config.seed < 0:
-        raise UserError(f"config.seed = {config.seed} must be at least 0.")
+    if not 0 <= config.seed < 2**32 - 1:
+        raise UserError(f"config.seed = {config.seed} must be at least 0 and below 2^32 - 1.")
+    if config.sample.tokens < 1 or not 0 <= config.sample.temperature < math.inf:
+        raise UserError(
+            f"sample.tokens = {config.sample.tokens} must be at least 1 and sample.temperature = "
+            f"{config.sample.temperature} at least 0."
+        )
     accumulate = config.optim.accumulate
     if accumulate < 1 or config.batch_size % accumulate:
         raise UserError(
@@ -117,16 +124,16 @@ def _run(
 ) -> Outcome:
     rules = ShardingRules()
     optimizer = make_optimizer(config, model_config)
-    checkpoints = Checkpoints(workdir, config, sources.tokenizer)
-    state = _first_state(config, model_config, optimizer, checkpoints, mesh, console)
+    checkpoints = Checkpoints(workdir, config, sources.tokenizer, sources.digest)
+    state = _first_state(config, model_config, optimizer, checkpoints, sources, mesh, console)
     start = int(state.step)
     for name, (old, new) in changes.items():
         console.print(f"config.{name}: {old!r} -> {new!r}", highlight=False, markup=False)
+    if start >= config.steps:
+        console.print(f"{workdir} already has {start} steps.", highlight=False)
+        return Outcome(start, math.nan, _last_evaluation(workdir), None)
     write_text(workdir / CONFIG, resolved.to_json(config))
     evaluation: dict[str, float] = {}
-    if start >= config.steps:
-        console.print(f"{workdir} already has its {config.steps} steps.", highlight=False)
-        return Outcome(start, math.nan, _last_evaluation(workdir), None)
 
     step = make_step(config, optimizer)
     metrics = Metrics(workdir, start, config.log.tensorboard)
@@ -136,7 +143,7 @@ def _run(
         sources.train,
         config.batch_size,
         calls,
-        config.steps_per_call,
+        max(len(call) for call in calls),
         mesh,
         rules,
         config.data.prefetch,
@@ -183,6 +190,7 @@ def _first_state(
     model_config: ModelConfig,
     optimizer: Optimizer,
     checkpoints: Checkpoints,
+    sources: Sources,
     mesh: Mesh,
     console: Console,
 ) -> TrainState:
@@ -199,7 +207,7 @@ def _first_state(
     state = jax.jit(fresh)(jax.random.key(config.seed))
     source = config.checkpoint.restore_from
     if source:
-        model = start_from(source, state.model, mesh)
+        model = start_from(source, state.model, sources.tokenizer, mesh)
         state = dataclasses.replace(state, model=model)
         console.print(f"parameters from {source}", highlight=False)
     return state
@@ -260,7 +268,11 @@ class _Record:
         self._utilisation = flops / peak / mesh.size if peak else None
 
     def write(self, extra: dict[str, float] | None = None) -> None:
-        """Writes the rows of the pending call; ``extra`` joins the row of its last step."""
+        """Writes the rows of the pending call; ``extra`` joins the row of its last step.
+
+        Raises:
+          UserError: a loss is not finite.
+        """
         if self.pending is None:
             return
         (call, values), self.pending = self.pending, None
@@ -270,12 +282,21 @@ class _Record:
             last = step == call[-1] and extra is not None
             if not (_due(self.config.log.every, step + 1) or last or step + 1 == self.config.steps):
                 continue
-            row = {name: float(values[name][i]) for name in ("loss", "grad_norm", "learning_rate")}
+            row: dict[str, float | None] = {
+                name: float(values[name][i]) if np.isfinite(values[name][i]) else None
+                for name in ("loss", "grad_norm", "learning_rate")
+            }
             row["tokens_per_second"] = self.rate
             if self._utilisation is not None:
                 row["utilisation"] = self.rate * self._utilisation
             self.metrics.write(step + 1, {**row, **(extra if last and extra else {})})
         self.loss = float(values["loss"][len(call) - 1])
+        finite = np.isfinite(values["loss"][: len(call)])
+        if not finite.all():
+            raise UserError(
+                f"the loss of step {call[int(finite.argmin())] + 1} is not finite, and nothing is "
+                "saved from there on; lower optim.learning_rate, or set optim.clip."
+            )
         self._show(call.stop)
 
     def skip_time(self, step: int) -> None:

@@ -13,6 +13,7 @@ def cross_entropy(
     The label's logit is taken by comparison: a vocabulary that is split over devices then
     sums its share where it lies.
     """
+    logits = logits.astype(jnp.float32)
     total = jax.nn.logsumexp(logits, axis=-1)
     is_label = labels[..., None] == jnp.arange(logits.shape[-1])[None, None]
     chosen = jnp.where(is_label, logits, 0).sum(-1)

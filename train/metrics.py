@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +22,16 @@ class Metrics:
         self._board = None
         if tensorboard:
             folder = str(workdir / "tensorboard")
-            self._board = SummaryWriter(folder, purge_step=step + 1 if step else None)
+            self._board = SummaryWriter(folder, purge_step=step + 1)
 
-    def write(self, step: int, values: dict[str, float]) -> None:
-        """Appends a row; ``step`` counts the optimizer steps that were taken."""
+    def write(self, step: int, values: Mapping[str, float | None]) -> None:
+        """Appends a row; ``step`` counts the steps taken, None is what was not a number."""
         self._file.write(json.dumps(dict(step=step, **values)) + "\n")
         self._file.flush()
         if self._board is not None:
             for name, value in values.items():
-                self._board.add_scalar(name, value, step)
+                if value is not None:
+                    self._board.add_scalar(name, value, step)
 
     def sync(self) -> None:
         """Returns when the rows are on disk."""
@@ -51,9 +53,11 @@ def read(workdir: Path) -> list[dict[str, Any]]:
     rows = []
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
-            rows.append(json.loads(line))
+            row = json.loads(line)
         except ValueError:
             continue
+        if isinstance(row, dict) and isinstance(row.get("step"), int):
+            rows.append(row)
     return rows
 
 

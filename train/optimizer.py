@@ -125,7 +125,7 @@ class Optimizer:
         Returns:
           The parameters, the state, and ``grad_norm`` (before clipping) and ``learning_rate``.
         """
-        norm = optax.global_norm(gradients)
+        norm = optax.global_norm({name: g.astype(jnp.float32) for name, g in gradients.items()})
         wanted = jnp.where(numbers.clip > 0, numbers.clip, jnp.inf)
         factor = jnp.minimum(1.0, wanted / jnp.maximum(norm, jnp.finfo(norm.dtype).tiny))
         gradients = {name: g * factor.astype(g.dtype) for name, g in gradients.items()}

@@ -52,7 +52,7 @@ class CorpusRows:
         """Args: the tokens, one of ``KINDS``, T in tokens, of the order, the end token.
 
         Raises:
-          UserError: no such kind, no end token to pack with, or fewer tokens than a row.
+          UserError: no such kind, no end token to pack with, or no token to predict.
         """
         if kind not in KINDS:
             raise UserError(
@@ -70,11 +70,12 @@ class CorpusRows:
             self.ranges = _pack(np.asarray(corpus.starts), length)
             self.per_epoch = len(self.ranges)
         else:
-            self.per_epoch = (len(corpus.tokens) - length) // length
-        if self.per_epoch < 1:
+            self.per_epoch = max(1, (len(corpus.tokens) - length) // length)
+        fewest = 1 if kind == "packed" else 2
+        if len(corpus.tokens) < fewest:
             raise UserError(
-                f"length = {length} is longer than the training text of {len(corpus.tokens)} "
-                "tokens; shorten it, or give more text in data.path."
+                f"data.path gives {len(corpus.tokens)} tokens to train on or to hold out, and "
+                f"rows need at least {fewest}; give more text."
             )
 
     def training(self, numbers: Int[np.ndarray, "B"]) -> Rows:
@@ -112,8 +113,8 @@ class CorpusRows:
             first, end = self.ranges[index].tolist()
             return first, end
         start = 1 + seed % self.length + index * self.length
-        start = min(start, len(self.corpus.tokens) - self.length)
-        return start, start + self.length
+        start = max(1, min(start, len(self.corpus.tokens) - self.length))
+        return start, min(start + self.length, len(self.corpus.tokens))
 
     def _rows(self, ranges: Int[np.ndarray, "B 2"]) -> Rows:
         tokens, starts = self.corpus.tokens, self.corpus.starts

@@ -19,12 +19,11 @@ from rich.text import Text
 from configs import command
 from configs.errors import UserError
 from configs.figures import write_json
-from model.axes import make_mesh
 from model.cache import Cache
 from model.saved import open_saved
 from model.transformer import Transformer
 from text.tokenizers import Tokenizer
-from train.evaluate import checkpoint_flag, define_checkpoint_flags
+from train.evaluate import checkpoint_flag, define_checkpoint_flags, mesh_flag
 
 # Lengths are rounded up to a multiple, so that prompts of many lengths share a compilation.
 BUCKET = 32
@@ -40,11 +39,13 @@ class Sampler:
       top_k: only the likeliest k tokens; 0 for all.
       top_p: only the likeliest tokens that together reach this probability; 1 for all
         (Holtzman et al. 2020, "nucleus sampling").
+      vocab_size: only tokens below it; 0 for all that the model has.
     """
 
     temperature: Float[Array, ""] | float = 0.8
     top_k: Int[Array, ""] | int = 0
     top_p: Float[Array, ""] | float = 1.0
+    vocab_size: Int[Array, ""] | int = 0
 
     def check(self) -> None:
         """Raises UserError where a number is out of its range."""
@@ -76,6 +77,8 @@ class Sampler:
           key: of the whole sampling.
           index: place of the drawn token in its row.
         """
+        known = (jnp.arange(logits.shape[-1]) < self.vocab_size) | (self.vocab_size == 0)
+        logits = jnp.where(known[None], logits, jnp.finfo(logits.dtype).min)
         heat = jnp.maximum(self.temperature, 1e-6)
         chosen = jnp.where(self.allowed(logits), logits / heat, -jnp.inf)
         rows = jnp.arange(logits.shape[0])
@@ -254,6 +257,8 @@ def continue_texts(
             # Documents are read after the end of another.
             own = np.concatenate([[tokenizer.end_id], own]).astype(np.int32)
         ids.append(own)
+    # A model may have room for more tokens than the tokenizer knows.
+    sampler = dataclasses.replace(sampler, vocab_size=tokenizer.vocab_size)
     found = continue_tokens(model, ids, new_tokens, sampler, seed, tokenizer.end_id)
     texts = []
     for own, new in zip(ids, found, strict=True):
@@ -270,9 +275,9 @@ def _define_flags() -> None:
     flags.DEFINE_string("prompts", None, "A file with a prompt a line.")
     flags.DEFINE_integer("tokens", None, "New tokens for each prompt.", lower_bound=1)
     flags.DEFINE_float("temperature", None, "Divides the logits; 0: the likeliest token.")
-    flags.DEFINE_integer("top_k", 0, "Only the likeliest k tokens; 0: all.")
+    flags.DEFINE_integer("top_k", 0, "Only the likeliest k tokens; 0: all.", 0, 2**31 - 1)
     flags.DEFINE_float("top_p", 1.0, "Only the likeliest tokens that reach this probability.")
-    flags.DEFINE_integer("seed", 0, "Of the draws.")
+    flags.DEFINE_integer("seed", 0, "Of the draws.", 0, 2**32 - 1)
     flags.DEFINE_string("stop", "", "A continuation ends before this text.")
 
 
@@ -300,7 +305,7 @@ def main() -> None:
     sampler = Sampler(heat, flags.FLAGS.top_k, flags.FLAGS.top_p)
     sampler.check()
     prompts = _prompts(defaults.prompts)
-    mesh = make_mesh(dict(data=1, fsdp=1, heads=1, context=1), jax.devices()[:1])
+    mesh = mesh_flag()
     with jax.set_mesh(mesh):
         model = saved.load_model(mesh)
         found = continue_texts(

@@ -150,9 +150,10 @@ def gradient(
         gradients, nats = differentiate(model, *part)
         return jax.tree.map(jnp.add, carry, (gradients, nats)), None
 
-    zeros = jax.tree.map(jnp.zeros_like, (model, jnp.zeros((), jnp.float32)))
+    # Sums of many small parts are kept in float32, whatever the parameters are.
+    zeros = jax.tree.map(lambda p: jnp.zeros_like(p, jnp.float32), (model, jnp.zeros(())))
     (gradients, nats), _ = jax.lax.scan(add, zeros, (micro, jax.random.split(key, accumulate)))
-    return gradients, nats
+    return jax.tree.map(lambda g, p: g.astype(p.dtype), gradients, model), nats
 
 
 def named_arrays(model: Transformer) -> dict[str, Any]:

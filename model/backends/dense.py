@@ -45,8 +45,8 @@ def attention_pattern(
     """Returns the attention pattern A; each row sums to 1. Arguments as of ``attend``."""
     k = for_each_query_head(k, q.shape[1], compute)
     q = q * jnp.asarray(q.shape[-1] ** -0.5, q.dtype)
-    logits = compute.einsum("bhtk,bhsk->bhts", q, k, axes=SCORES)
-    logits = logits.astype(compute.accumulation_dtype)
+    wide = compute.accumulation_dtype
+    logits = compute.einsum("bhtk,bhsk->bhts", q, k, axes=SCORES, dtype=wide)
     if logit_cap is not None:
         logits = logit_cap * jnp.tanh(logits / logit_cap)
     logits = jnp.where(mask.visible(), logits, jnp.finfo(logits.dtype).min)

@@ -128,3 +128,19 @@ def test_types(value, accepted: bool):
     else:
         with pytest.raises(UserError, match=r"config\.model\.num_heads must be a whole number"):
             check(config)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("model.window", (None, "x")),
+        ("model.window", (1.5,)),
+        ("data.periods", (True, 4)),
+        ("sample.prompts", (1, 2)),
+    ],
+)
+def test_elements_of_tuples_are_checked(name: str, value: tuple) -> None:
+    config = base.get_config()
+    config.update_from_flattened_dict({name: value})
+    with pytest.raises(UserError, match=f"config.{name} holds"):
+        check(config)

@@ -28,12 +28,12 @@ def test_choices_are_a_setting_each():
 
 
 def test_a_product_takes_every_combination_the_last_axis_fastest():
-    found = HYPER.product(HYPER.choices("a", [1, 2]), HYPER.choices("b", "xy"))
+    found = HYPER.product(HYPER.choices("a", [1, 2]), HYPER.choices("b", ["x", "y"]))
     assert found == [dict(a=1, b="x"), dict(a=1, b="y"), dict(a=2, b="x"), dict(a=2, b="y")]
 
 
 def test_a_zip_takes_the_axes_together():
-    found = HYPER.zip(HYPER.choices("a", [1, 2]), HYPER.choices("b", "xy"))
+    found = HYPER.zip(HYPER.choices("a", [1, 2]), HYPER.choices("b", ["x", "y"]))
     assert found == [dict(a=1, b="x"), dict(a=2, b="y")]
     nested = HYPER.product(found, HYPER.choices("c", [5, 6]))
     assert nested[1] == dict(a=1, b="x", c=6)

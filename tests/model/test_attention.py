@@ -6,9 +6,12 @@ import pytest
 
 from configs.errors import UserError
 from model import masks
-from model.attention import Multihead, check_backend, variant
+from model.attention import Multihead, variant
 from model.axes import ShardingRules
+from model.backends import dense
+from model.backends.choice import backend
 from model.compute import Compute
+from model.transformer import Transformer
 from tests.model import reference, small
 
 LAYERS = {
@@ -105,6 +108,6 @@ def test_unknown_variants_are_named(name, sentence):
 
 
 def test_an_unknown_backend_is_named():
-    check_backend(small.config())
+    assert backend("dense") is dense.attend
     with pytest.raises(UserError, match=r"model.attention_backend = 'dens' .*mean 'dense'"):
-        check_backend(small.config(attention_backend="dens"))
+        Transformer(small.config(attention_backend="dens"), jax.random.key(0))

@@ -1,4 +1,4 @@
-"""Every shipped config that fits here begins at ln V; test_start.py has the formula for the rest."""
+"""Every shipped config that fits here begins at ln V; test_start.py has a formula for the rest."""
 
 import math
 

@@ -183,3 +183,8 @@ def test_mistakes_are_told_in_one_sentence(tmp_path) -> None:
             call()
         assert "\n" not in str(caught.value)
         assert str(caught.value).endswith(".")
+
+
+def test_a_file_that_leaves_optional_keys_out_is_read() -> None:
+    bare = '{"model": {"type": "BPE", "vocab": {"a": 0, "b": 1}, "merges": []}}'
+    assert tokenizers.from_json(bare).encode("ab").tolist() == [0, 1]

@@ -14,6 +14,7 @@ from configs.errors import UserError
 from model import saved
 from model.saved import open_saved
 from tests.train import tiny
+from train.batches import open_sources
 from train.checkpoint import Checkpoints, check_workdir, start_from
 from train.step import init_state, make_optimizer, named_arrays
 
@@ -30,7 +31,7 @@ def save(run, workdir, steps, **changes):
     config, mesh, state = run
     config = config.copy_and_resolve_references()
     config.checkpoint.update(changes)
-    checkpoints = Checkpoints(workdir, config, None)
+    checkpoints = Checkpoints(workdir, config, open_sources(config))
     with jax.set_mesh(mesh):
         for step in steps:
             checkpoints.save(marked(state, step), step)
@@ -50,7 +51,7 @@ def restore(run, workdir, changes=None):
     optimizer = make_optimizer(config, shape)
     with jax.set_mesh(mesh):
         abstract = jax.eval_shape(lambda k: init_state(shape, optimizer, k), jax.random.key(0))
-        return Checkpoints(workdir, config, None).restore(abstract, mesh)
+        return Checkpoints(workdir, config, open_sources(config)).restore(abstract, mesh)
 
 
 def steps_of(workdir):
@@ -88,7 +89,7 @@ def test_the_newest_steps_and_some_for_good_are_kept(run, tmp_path, keep, keep_e
 )
 def test_steps_are_due_at_their_turn_and_at_the_end(tmp_path, every, steps, due):
     config = tiny.config({"checkpoint.every": every, "steps": steps})
-    checkpoints = Checkpoints(tmp_path, config, None)
+    checkpoints = Checkpoints(tmp_path, config, open_sources(config))
     assert [step for step in range(1, 12) if checkpoints.due(step)] == due
 
 
@@ -143,8 +144,9 @@ def test_a_save_that_fails_says_so_and_leaves_the_one_before(run, tmp_path, monk
 
 def test_a_workdir_that_cannot_be_made_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
+    config = tiny.config()
     with pytest.raises(UserError, match=r"--workdir=.*file.* cannot be made"):
-        Checkpoints(tmp_path / "file" / "run", tiny.config(), None)
+        Checkpoints(tmp_path / "file" / "run", config, open_sources(config))
 
 
 @pytest.mark.parametrize(
@@ -176,7 +178,7 @@ def test_a_saved_model_is_a_step_without_optimizer_and_state(run, tmp_path):
     tiny.assert_equal(
         *({n: np.asarray(a) for n, a in t.items()} for t in (named_arrays(model), expected))
     )
-    started = start_from(str(folder), state.model, mesh)
+    started = start_from(str(folder), state.model, None, mesh)
     assert jnp.array_equal(started.norm.gain[...], model.norm.gain[...])
     with pytest.raises(UserError, match="optimizer is missing"):
         found.load("optimizer", state.optimizer, mesh)

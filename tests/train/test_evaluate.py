@@ -84,7 +84,7 @@ def test_random_tokens_have_no_bytes():
 
 
 def test_the_table_shows_every_figure_with_its_unit():
-    table = render({"loss": 1.25, "perplexity": 3.5, "accuracy/seen": 0.5}, "title")
+    table = render({"loss": 1.25, "perplexity": 3.5, "accuracy/seen": 0.5})
     cells = [list(column.cells) for column in table.columns]
     assert cells == [
         ["loss", "perplexity", "accuracy/seen"],

@@ -113,6 +113,21 @@ def test_adamw_by_hand(clip):
     np.testing.assert_allclose([m["grad_norm"] for m in metrics], norms, rtol=1e-6)
 
 
+def test_the_step_is_the_only_counter():
+    """Taken as the seventh, a first update is corrected for seven steps of an empty memory."""
+    optimizer = Optimizer("adamw", "constant", declared())
+    arrays = jax.tree.map(jnp.asarray, drawn(SHAPES, 0))
+    gradients = drawn(SHAPES, 1)
+    given = numbers(learning_rate=0.05, b1=0.8, b2=0.9, eps=1e-3, weight_decay=0.0, clip=0.0)
+    update = quick(optimizer.update)
+    found, _, _ = update(gradients, optimizer.init(arrays), arrays, given, jnp.int32(6))
+    for name, gradient in gradients.items():
+        mean = 0.2 * gradient / (1 - 0.8**7)
+        root = np.sqrt(0.1 * gradient**2 / (1 - 0.9**7))
+        expected = arrays[name] - 0.05 * mean / (root + 1e-3)
+        np.testing.assert_allclose(found[name], expected, rtol=0, atol=2e-6, err_msg=name)
+
+
 def test_lion_by_hand():
     b1, b2 = 0.9, 0.7
 

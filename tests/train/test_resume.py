@@ -155,7 +155,7 @@ def test_a_run_that_is_over_stays_as_it_is(uninterrupted):
     before = contents(uninterrupted)
     outcome, said = run(uninterrupted)
     assert outcome.step == 120
-    assert "already has its 120 steps" in said
+    assert "already has 120 steps" in said
     assert contents(uninterrupted) == before
     evaluation = {n: v for n, v in read(uninterrupted)[-1].items() if n.startswith("eval/")}
     assert {f"eval/{name}": value for name, value in outcome.evaluation.items()} == evaluation != {}

@@ -182,5 +182,14 @@ def test_rows_that_cannot_be_made_are_refused():
         CorpusRows(text, "pack", 4, 0, END)
     with pytest.raises(UserError, match="data.rows = 'packed' needs a tokenizer with an end token"):
         CorpusRows(text, "packed", 4, 0, None)
-    with pytest.raises(UserError, match="length = 40 is longer than the training text"):
-        CorpusRows(text, "stream", 40, 0, END)
+    with pytest.raises(UserError, match="gives 1 tokens .* at least 2"):
+        CorpusRows(corpus([1]), "stream", 4, 0, END)
+
+
+def test_a_text_shorter_than_a_row_is_one_row():
+    rows = CorpusRows(corpus([5, 5]), "stream", 40, 0, END)
+    made = rows.training(np.arange(3))
+    text = rows.corpus.tokens
+    for tokens, labels, counted in zip(made.tokens, made.labels, made.counted, strict=True):
+        np.testing.assert_array_equal(tokens[counted], text[:-1])
+        np.testing.assert_array_equal(labels[counted], text[1:])

@@ -174,6 +174,13 @@ def test_lengths_within_a_bucket_and_samplers_compile_nothing_new():
     assert compilations() > before
 
 
+def test_a_full_row_does_not_draw_the_same_numbers_again():
+    short = small.drawn(small.changed(SHAPE, max_length=10))
+    # So hot that the random numbers decide, whatever the model says.
+    (found,) = continue_tokens(short, PROMPTS[:1], 60, Sampler(temperature=1e4))
+    assert (found[9:-5] == found[14:]).mean() < 0.5
+
+
 def test_prompts_that_cannot_be_continued_are_refused():
     with pytest.raises(UserError, match="prompt 1 is empty"):
         continue_tokens(model(), [PROMPTS[0], np.array([], np.int32)], 3, GREEDY)
