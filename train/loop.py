@@ -143,7 +143,7 @@ def _run(
         sources.train,
         config.batch_size,
         calls,
-        max(len(call) for call in calls),
+        min(config.steps_per_call, config.steps),
         mesh,
         rules,
         config.data.prefetch,
@@ -204,7 +204,9 @@ def _first_state(
     if state is not None:
         console.print(f"resumed from step {int(state.step)}", highlight=False)
         return state
-    state = jax.jit(fresh)(jax.random.key(config.seed))
+    # Run once: on a CPU, to optimise it takes far longer than to run it.
+    options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+    state = jax.jit(fresh, compiler_options=options)(jax.random.key(config.seed))
     source = config.checkpoint.restore_from
     if source:
         model = start_from(source, state.model, sources.tokenizer, mesh)

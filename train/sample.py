@@ -115,6 +115,8 @@ def continue_tokens(
       UserError: a prompt is empty or holds a token outside the vocabulary.
     """
     vocab = model.config.vocab_size
+    if model.config.max_length < 2:
+        raise UserError("model.max_length = 1 leaves no room to continue; train with 2 or more.")
     for i, prompt in enumerate(prompts):
         if len(prompt) == 0:
             raise UserError(f"prompt {i} is empty; give it at least one token.")

@@ -14,7 +14,6 @@ from configs.errors import UserError
 from model import saved
 from model.saved import open_saved
 from tests.train import tiny
-from train.batches import open_sources
 from train.checkpoint import Checkpoints, check_workdir, start_from
 from train.step import init_state, make_optimizer, named_arrays
 
@@ -31,7 +30,7 @@ def save(run, workdir, steps, **changes):
     config, mesh, state = run
     config = config.copy_and_resolve_references()
     config.checkpoint.update(changes)
-    checkpoints = Checkpoints(workdir, config, open_sources(config))
+    checkpoints = Checkpoints(workdir, config, None)
     with jax.set_mesh(mesh):
         for step in steps:
             checkpoints.save(marked(state, step), step)
@@ -51,7 +50,7 @@ def restore(run, workdir, changes=None):
     optimizer = make_optimizer(config, shape)
     with jax.set_mesh(mesh):
         abstract = jax.eval_shape(lambda k: init_state(shape, optimizer, k), jax.random.key(0))
-        return Checkpoints(workdir, config, open_sources(config)).restore(abstract, mesh)
+        return Checkpoints(workdir, config, None).restore(abstract, mesh)
 
 
 def steps_of(workdir):
@@ -89,7 +88,7 @@ def test_the_newest_steps_and_some_for_good_are_kept(run, tmp_path, keep, keep_e
 )
 def test_steps_are_due_at_their_turn_and_at_the_end(tmp_path, every, steps, due):
     config = tiny.config({"checkpoint.every": every, "steps": steps})
-    checkpoints = Checkpoints(tmp_path, config, open_sources(config))
+    checkpoints = Checkpoints(tmp_path, config, None)
     assert [step for step in range(1, 12) if checkpoints.due(step)] == due
 
 
@@ -146,7 +145,7 @@ def test_a_workdir_that_cannot_be_made_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     config = tiny.config()
     with pytest.raises(UserError, match=r"--workdir=.*file.* cannot be made"):
-        Checkpoints(tmp_path / "file" / "run", config, open_sources(config))
+        Checkpoints(tmp_path / "file" / "run", config, None)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,6 @@ import pytest
 from configs.errors import UserError
 from model.axes import check_mesh
 from tests.train import tiny
-from train.batches import open_sources
 from train.checkpoint import Checkpoints
 from train.step import init_state, make_optimizer
 
@@ -65,7 +64,7 @@ def saved_on(mesh, workdir):
     """Takes ten steps on a mesh and saves; returns the state."""
     own = stepper(PLAIN, mesh)
     state, _ = own.losses(run(PLAIN, mesh)[0], 10)
-    checkpoints = Checkpoints(workdir, own.config, open_sources(own.config))
+    checkpoints = Checkpoints(workdir, own.config, None)
     checkpoints.save(state, 10)
     checkpoints.wait()
     return state
@@ -78,9 +77,7 @@ def restored_on(mesh, workdir):
     optimizer = make_optimizer(own.config, shape)
     with jax.set_mesh(own.mesh):
         abstract = jax.eval_shape(lambda k: init_state(shape, optimizer, k), jax.random.key(0))
-        state = Checkpoints(workdir, own.config, open_sources(own.config)).restore(
-            abstract, own.mesh
-        )
+        state = Checkpoints(workdir, own.config, None).restore(abstract, own.mesh)
     for found, like in zip(
         jax.tree.leaves(state), jax.tree.leaves(run(PLAIN, mesh)[0]), strict=True
     ):
