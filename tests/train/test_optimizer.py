@@ -1,8 +1,6 @@
-"""Each optimizer against NumPy or optax's own, on no mesh and on one."""
+"""AdamW, Lion and Adafactor against NumPy or optax's own; numbers are arguments of all."""
 
-import contextlib
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -11,52 +9,11 @@ import optax
 import pytest
 
 from configs.errors import UserError
-from model.attention import Multihead
-from model.parameter import Declaration, declarations
-from model.transformer import Transformer
 from tests.train import tiny
+from tests.train.updates import SHAPES, declared, drawn, network, numbers, quick
 from train.optimizer import NAMES, Numbers, Optimizer
 
-# Any other attribute of a declaration follows from its kind here.
-KINDS = {
-    "weight": "matrix",
-    "table": "embedding",
-    "out": "unembedding",
-    "gain": "gain",
-    "b": "bias",
-}
-SHAPES = {"weight": (6, 4), "table": (5, 3), "out": (5, 3), "gain": (4,), "b": (4,)}
 STEPS = 4
-
-
-def quick(function):
-    """Compiles without optimising."""
-    return jax.jit(function, compiler_options=tiny.QUICK)
-
-
-def declared(shapes=SHAPES):
-    return [
-        Declaration(
-            path=name,
-            shape=shape,
-            axes=("embed", "mlp")[: len(shape)],
-            kind=KINDS[name],
-            contracted=("embed",) if KINDS[name] == "matrix" else (),
-            dtype="float32",
-        )
-        for name, shape in shapes.items()
-    ]
-
-
-def drawn(shapes, seed):
-    rng = np.random.default_rng(seed)
-    return {name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
-
-
-def numbers(**optim):
-    """Returns numbers without warm-up, unless they say otherwise."""
-    fields = {"optim.warmup_steps": 0}
-    return Numbers.of(tiny.config(fields | {f"optim.{n}": value for n, value in optim.items()}))
 
 
 def updated(name, given, shapes=SHAPES, steps=STEPS, schedule="constant"):
@@ -170,117 +127,6 @@ def test_the_schedule_scales_the_rate_of_every_step():
     assert_close(found, expected, rtol=0, atol=2e-6)
 
 
-# Rows and columns of each matrix of a parameter; the letters before the arrow number matrices.
-MATRICES = {
-    "attention.query": "ldhk->lhdk",
-    "attention.key": "ldgk->lgdk",
-    "attention.value_down": "ldgr->lgdr",
-    "attention.value_up": "lhrd->lhrd",
-    "attention.value_full": "lhde->lhde",
-    "mlp.up": "ldf->ldf",
-    "mlp.gate": "ldf->ldf",
-    "mlp.down": "lfd->lfd",
-}
-MAPS = {
-    "factored": {"model.mlp": "swiglu", "model.biases": True},
-    "full": {"model.value_map": "full"},
-}
-
-
-def network(fields, **axes):
-    """Returns declarations and random parameters of a model, and gradients, on a mesh or none."""
-    shape = tiny.model_config(tiny.config(fields))
-
-    def abstract():
-        return jax.eval_shape(lambda: Transformer(shape, jax.random.key(0)))
-
-    found = declarations(abstract())
-    shapes = {d.path: d.shape for d in found}
-    trees = [drawn(shapes, seed) for seed in (0, 1, 2)]
-    if not axes:
-        return found, [jax.tree.map(jnp.asarray, tree) for tree in trees]
-    leaves = jax.tree.leaves(abstract())
-    places = {d.path: leaf.sharding for d, leaf in zip(found, leaves, strict=True)}
-    return found, [
-        {name: jax.device_put(value, places[name].spec) for name, value in tree.items()}
-        for tree in trees
-    ]
-
-
-MUON = dict(muon_learning_rate=0.1, weight_decay=0.2, clip=0.0, muon_momentum=0.9)
-
-
-@functools.cache
-def muon_steps(value_map, on_mesh):
-    """Returns parameters after two steps, on a mesh or none."""
-    axes = dict(fsdp=2, heads=4) if on_mesh else {}
-    with jax.set_mesh(tiny.mesh(**axes)) if on_mesh else contextlib.nullcontext():
-        return _muon_steps(MAPS[value_map], axes)
-
-
-def _muon_steps(fields, axes):
-    found, (arrays, *gradients) = network(fields, **axes)
-    optimizer = Optimizer("muon", "constant", found)
-    start, state = arrays, quick(optimizer.init)(arrays)
-    update = quick(optimizer.update)
-    for step, gradient in enumerate(gradients):
-        arrays, state, _ = update(gradient, state, arrays, numbers(**MUON), jnp.int32(step))
-    for name, array in arrays.items():
-        assert array.sharding == start[name].sharding, name
-    return {name: np.asarray(a) for name, a in arrays.items()}
-
-
-@jax.jit
-def alone(matrix, *gradients):
-    """Returns a matrix after optax's own Muon has seen it and nothing else."""
-    muon = optax.contrib.muon(0.1, beta=0.9, weight_decay=0.2)
-    params = {"w": matrix}
-    state = muon.init(params)
-    for gradient in gradients:
-        moves, state = muon.update({"w": gradient}, state, params)
-        params = optax.apply_updates(params, moves)
-    return params["w"]
-
-
-@pytest.mark.parametrize("value_map", MAPS)
-@pytest.mark.parametrize("on_mesh", [False, True], ids=["no mesh", "2x4"])
-def test_muon_takes_each_head_s_matrix_alone(value_map, on_mesh):
-    found = muon_steps(value_map, on_mesh)
-    _, (start, *gradients) = network(MAPS[value_map])
-    seen = set()
-    for path in found:
-        for name, pattern in MATRICES.items():
-            if not path.endswith(name):
-                continue
-            seen.add(name)
-
-            def cut(array, pattern=pattern):
-                matrices = np.einsum(pattern, np.asarray(array))
-                return matrices.reshape(-1, *matrices.shape[-2:])
-
-            matrices = zip(*(cut(tree[path]) for tree in (start, *gradients)), strict=True)
-            expected = np.stack([alone(*parts) for parts in matrices])
-            np.testing.assert_allclose(cut(found[path]), expected, rtol=0, atol=2e-5, err_msg=path)
-    assert seen >= ({"attention.value_full"} if value_map == "full" else {"mlp.gate"})
-    assert len(seen) == (5 if value_map == "full" else 7)
-
-
-def test_muon_leaves_all_but_matrices_to_adamw():
-    given = numbers(**MUON)
-    found, (start, *gradients) = network(MAPS["factored"])
-    after = muon_steps("factored", False)
-    others = [d for d in found if d.kind != "matrix"]
-    assert {d.kind for d in others} == {"embedding", "unembedding", "gain", "bias"}
-    adamw = Optimizer("adamw", "constant", others)
-    arrays = {d.path: start[d.path] for d in others}
-    state = adamw.init(arrays)
-    for step, gradient in enumerate(gradients):
-        own = {d.path: gradient[d.path] for d in others}
-        arrays, state, _ = quick(adamw.update)(own, state, arrays, given, jnp.int32(step))
-    for name, value in arrays.items():
-        np.testing.assert_allclose(after[name], value, rtol=0, atol=1e-6, err_msg=name)
-
-
 def test_adafactor_on_a_mesh_equals_no_mesh():
     def steps(**axes):
         # Wide enough to be factored.
@@ -297,45 +143,6 @@ def test_adafactor_on_a_mesh_equals_no_mesh():
     with jax.set_mesh(tiny.mesh(fsdp=2, heads=4)):
         found = steps(fsdp=2, heads=4)
     assert_close(found, steps(), rtol=0, atol=1e-6)
-
-
-class Gated(Multihead):
-    """A variant with a matrix and a gain of its own."""
-
-    def __init__(self, config, declare, compute, window):
-        super().__init__(config, declare, compute, window)
-        h, d = config.num_heads, config.embed_dim
-        self.gate = declare.matrix("gate", (d, h, d), ("embed", "heads", "update"), "embed")
-        self.strength = declare.gain("strength", (h,), ("heads",))
-
-
-def test_a_variant_s_own_parameters_join_the_groups():
-    fields = {"model.attention": f"{Gated.__module__}:Gated"}
-    found, (arrays, gradients, _) = network(fields)
-    optimizer = Optimizer("muon", "constant", found)
-    state = optimizer.init(arrays)
-    own = "blocks.0.attention."
-    flat = {jax.tree_util.keystr(k) for k, _ in jax.tree_util.tree_leaves_with_path(state["muon"])}
-    assert any(own + "gate" in key for key in flat)
-    assert not any(own + "strength" in key for key in flat)
-    given = numbers(**MUON)
-    after, _, _ = quick(optimizer.update)(gradients, state, arrays, given, jnp.int32(0))
-    for h in range(8):
-        start, gradient = (np.asarray(t[own + "gate"])[:, :, h] for t in (arrays, gradients))
-        expected = 0.98 * start - 0.1 * _orthogonal(gradient)
-        np.testing.assert_allclose(after[own + "gate"][:, :, h], expected, rtol=0, atol=2e-5)
-
-
-def _orthogonal(stack):
-    """Newton and Schulz's iteration as Jordan et al. (2024) write it, on each square matrix."""
-    found = []
-    for x in stack.astype(np.float64):
-        x = x / np.linalg.norm(x)
-        for _ in range(5):
-            a = x @ x.T
-            x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
-        found.append(x)
-    return np.stack(found)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+import pytest
 from rich.console import Console
 
 from configs import induction
@@ -14,7 +15,10 @@ from train.step import named_arrays
 VARIANT = "tests.model.gated_heads:GatedHeads"
 
 
-def test_gated_heads_train_on_a_mesh_and_open_on_one_device(tmp_path) -> None:
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    """Returns the folder of a run with the variant, under Muon, on fsdp 2 x heads 4."""
+    folder = tmp_path_factory.mktemp("gated")
     config = induction.get_config()
     config.steps = 6
     config.steps_per_call = 3
@@ -23,10 +27,12 @@ def test_gated_heads_train_on_a_mesh_and_open_on_one_device(tmp_path) -> None:
     config.model.attention = VARIANT
     config.optim.name = "muon"
     config.mesh.fsdp, config.mesh.heads = 2, 4
-    outcome = train(config, tmp_path, Console(quiet=True))
-    assert outcome.step == 6
+    assert train(config, folder, Console(quiet=True)).step == 6
+    return folder
 
-    found = open_saved(tmp_path)
+
+def test_a_run_on_a_mesh_opens_and_speaks_on_one_device(workdir) -> None:
+    found = open_saved(workdir)
     mesh = make_mesh(dict(data=1, fsdp=1, heads=1, context=1), jax.devices()[:1])
     with jax.set_mesh(mesh):
         model = found.load_model(mesh)
@@ -44,15 +50,7 @@ def test_gated_heads_train_on_a_mesh_and_open_on_one_device(tmp_path) -> None:
     np.testing.assert_array_equal(drawn, row[5:])
 
 
-def test_the_optimizer_keeps_a_group_for_the_gate(tmp_path) -> None:
-    config = induction.get_config()
-    config.steps = 1
-    config.log.tensorboard = False
-    config.log.eval_batches = 1
-    config.model.attention = VARIANT
-    config.optim.name = "muon"
-    config.mesh.fsdp = 1
-    train(config, tmp_path, Console(quiet=True))
-    names = open_saved(tmp_path).shapes("optimizer")
+def test_the_optimizer_keeps_a_group_for_the_gate(workdir) -> None:
+    names = open_saved(workdir).shapes("optimizer")
     assert any(name.startswith("muon.") and name.endswith("attention.gate") for name in names)
     assert not any(name.startswith("adamw.") and "attention.gate" in name for name in names)
