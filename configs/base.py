@@ -76,7 +76,7 @@ def data() -> ConfigDict:
 
 
 def optim() -> ConfigDict:
-    """The optimizer. All numbers but the name are arguments of the compiled step."""
+    """The optimizer. Numbers are arguments of the compiled step, all but ``accumulate``."""
     return ConfigDict(
         dict(
             name="adamw",  # "adamw", "lion", "adafactor" or "muon"
@@ -87,9 +87,9 @@ def optim() -> ConfigDict:
             decay_fraction=0.2,  # of all steps, the decay of "warmup_stable_decay"
             weight_decay=0.1,  # a step subtracts learning_rate * weight_decay * matrix; norms and
             #                    biases never decay
-            b1=0.9,  # decay of the first moment
-            b2=0.95,  # decay of the second moment
-            eps=1e-8,  # added to the root of the second moment
+            b1=0.9,  # decay of the first moment (not of "adafactor")
+            b2=0.95,  # decay of the second moment (not of "adafactor", which has its own)
+            eps=1e-8,  # added to the root of the second moment ("adamw", and "muon" for the rest)
             clip=1.0,  # largest global norm of the gradient; 0: no clipping
             muon_learning_rate=0.02,  # "muon": peak for the matrices, the rest takes learning_rate
             muon_momentum=0.95,  # "muon": decay of the momentum

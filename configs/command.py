@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import sys
 import traceback
 import warnings
@@ -88,6 +89,9 @@ def run(
             main(*argv[1:])
         except UserError as error:
             _fail(str(error))
+        except KeyboardInterrupt:
+            print("stopped by the keyboard", file=sys.stderr)
+            sys.exit(128 + signal.SIGINT)
         except BrokenPipeError:
             # Python flushes stdout once more at exit, and would complain again.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

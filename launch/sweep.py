@@ -29,7 +29,10 @@ from configs.errors import UserError, nearest
 from configs.figures import write_json
 from model.saved import write_text
 from train import metrics
+from train.batches import open_sources
+from train.checkpoint import check_corpus, newest
 from train.loop import Outcome, train
+from train.progress import SteadyConsole
 
 Setting = dict[str, Any]
 OUTCOME = "outcome.json"
@@ -94,7 +97,7 @@ def trials(
                 setattr(own[section] if section else own, field, value)
             except TypeError as error:
                 raise UserError(
-                    f"get_hyper sets config.{name} to {value!r}, but it is a {known[name]}."
+                    f"get_hyper sets config.{name} to {value!r}, but it is {known[name]}."
                 ) from error
         resolved.check(own)
         digest = resolved.digest(own)
@@ -122,14 +125,19 @@ def sweep(
 
     Returns:
       A row for each run: its name, status ("finished", "skipped", "stopped" or the error), setting,
-      steps and figures.
+      steps and figures, and the signal that stopped it.
     """
-    rows = []
+    rows: list[dict[str, Any]] = []
     all_trials = trials(config, settings)
     for number, (name, setting, own) in enumerate(all_trials, 1):
         folder = workdir / name
         title = ", ".join(f"{k}={v}" for k, v in setting.items()) or "as configured"
-        before = _finished(folder)
+        try:
+            before = _finished(folder, own)
+        except UserError as error:
+            rows.append(dict(name=name, setting=setting, status=f"failed: {error}"))
+            console.print(f"failed: {error}", markup=False, highlight=False)
+            continue
         if before is not None:
             console.print(f"[{number}/{len(all_trials)}] {name} finished: {title}", markup=False)
             rows.append(dict(before, name=name, setting=setting, status="skipped"))
@@ -141,20 +149,36 @@ def sweep(
             rows.append(dict(name=name, setting=setting, status=f"failed: {error}"))
             console.print(f"failed: {error}", markup=False, highlight=False)
             continue
-        figures = dict(step=outcome.step, loss=_last_loss(folder), evaluation=outcome.evaluation)
+        figures: dict[str, Any] = dict(
+            step=outcome.step, loss=_last_loss(folder), evaluation=outcome.evaluation
+        )
         if outcome.signal is not None:
-            rows.append(dict(figures, name=name, setting=setting, status="stopped"))
+            stopped = dict(figures, status="stopped", signal=outcome.signal)
+            rows.append(dict(stopped, name=name, setting=setting))
             break
         write_text(folder / OUTCOME, json.dumps(figures) + "\n")
         rows.append(dict(figures, name=name, setting=setting, status="finished"))
     return rows
 
 
-def _finished(folder: Path) -> dict[str, Any] | None:
+def _finished(folder: Path, config: ConfigDict) -> dict[str, Any] | None:
+    """Returns the figures of a finished run, or None where it is not finished.
+
+    Raises:
+      UserError: it was trained on another text than the config reads now.
+    """
     try:
-        return json.loads((folder / OUTCOME).read_text(encoding="utf-8"))
+        figures = json.loads((folder / OUTCOME).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
+    saved = newest(folder)
+    if saved is not None and saved.corpus is not None:
+        try:
+            digest = open_sources(config).digest
+        except UserError:  # figures outlive their text
+            return figures
+        check_corpus(folder, digest)
+    return figures
 
 
 def _last_loss(folder: Path) -> float | None:
@@ -192,7 +216,14 @@ def settings_of(path: str) -> list[Setting]:
     module = _load(path)
     if not hasattr(module, "get_hyper"):
         raise UserError(f"{path} has no get_hyper(hyper); add one that returns the settings.")
-    settings = list(module.get_hyper(Hyper()) or [])
+    try:
+        settings = list(module.get_hyper(Hyper()) or [])
+    except UserError:
+        raise
+    except Exception as error:  # a user's function may raise anything
+        raise UserError(
+            f"get_hyper of {path} does not run ({type(error).__name__}: {error}); mend it."
+        ) from error
     if not settings or not all(isinstance(setting, dict) for setting in settings):
         raise UserError(f"get_hyper of {path} returns no settings; return hyper.product(...) say.")
     return settings
@@ -220,14 +251,15 @@ def main() -> None:
     if not flags.FLAGS.workdir:
         raise UserError("--workdir is missing; name a folder for the sweep, say runs/sweep.")
     path = config_flags.get_config_filename(flags.FLAGS["config"]).split(":")[0]
-    console = Console()
+    console = SteadyConsole()
     workdir = Path(flags.FLAGS.workdir).expanduser().absolute()
     rows = sweep(config, settings_of(path), workdir, console)
     Console(width=None if console.is_terminal else 140).print(render(rows))
     if flags.FLAGS.json:
         write_json(flags.FLAGS.json, dict(runs=rows))
-    if any(row["status"] == "stopped" for row in rows):
-        sys.exit(130)
+    for row in rows:
+        if row["status"] == "stopped":
+            sys.exit(128 + row["signal"])
     if any(row["status"].startswith("failed") for row in rows):
         sys.exit(1)
 

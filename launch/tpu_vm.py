@@ -33,6 +33,12 @@ from configs.errors import UserError, nearest
 
 VERBS = ("create", "run", "delete")
 
+# Flags that only one verb takes.
+OWNERS = {
+    **dict.fromkeys(("type", "topology", "version", "spot", "valid_until"), "create"),
+    **dict.fromkeys(("command", "detach"), "run"),
+}
+
 # The image that JAX is installed on, by generation.
 RUNTIME_VERSIONS = {
     "v2": "tpu-ubuntu2204-base",
@@ -200,7 +206,8 @@ def run_commands(
     if not line.strip():
         raise UserError('--command is missing; give one, such as --command="python -m train ...".')
     place = [*_place(name, zone, project), "--worker=all"]
-    start = f"cd manyheads && . .venv/bin/activate && {line}"
+    # On lines of its own, so that "a; b" runs whole or not at all and a comment ends there.
+    start = f"cd manyheads && . .venv/bin/activate && {{\n{line}\n}}"
     if detach:
         start = (
             f"nohup setsid bash -c {shlex.quote(start)} > manyheads.log 2>&1 < /dev/null & "
@@ -265,6 +272,9 @@ def main(verb: str) -> None:
       UserError: a flag is missing or ill-formed, or a command failed.
     """
     given = flags.FLAGS
+    for name, owner in OWNERS.items():
+        if given[name].present and verb != owner:
+            raise UserError(f"--{name} is for {owner}, not for {verb}; leave it out.")
     with tempfile.TemporaryDirectory() as folder:
         if verb == "create":
             if not given.type:

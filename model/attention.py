@@ -213,4 +213,9 @@ def variant(name: str) -> Any:
         ) from error
     if not (isinstance(found, type) and issubclass(found, nnx.Module)):
         raise UserError(f"model.attention = {name!r} is no nnx.Module; derive it from Multihead.")
+    if not (callable(found) and callable(getattr(found, "cache_shapes", None))):
+        raise UserError(
+            f"model.attention = {name!r} has no __call__ and cache_shapes, as "
+            "model.attention.Attention describes them; derive it from Multihead."
+        )
     return found

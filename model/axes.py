@@ -56,12 +56,17 @@ class ShardingRules:
         return PartitionSpec(*parts)
 
 
-def make_mesh(sizes: dict[str, int], devices: Sequence[jax.Device] | None = None) -> Mesh:
+def make_mesh(
+    sizes: dict[str, int],
+    devices: Sequence[jax.Device] | None = None,
+    field: str = "config.mesh",
+) -> Mesh:
     """Returns a mesh with explicit axes ``data``, ``fsdp``, ``heads`` and ``context``.
 
     Args:
       sizes: ``config.mesh``; one size may be -1 and takes the devices that are left.
       devices: all of the backend's when None.
+      field: what gave the sizes, for errors.
 
     Raises:
       UserError: the sizes do not multiply to the number of devices.
@@ -70,27 +75,25 @@ def make_mesh(sizes: dict[str, int], devices: Sequence[jax.Device] | None = None
     shape = [int(sizes[axis]) for axis in MESH_AXES]
     written = " x ".join(f"{axis}={size}" for axis, size in zip(MESH_AXES, shape, strict=True))
     if any(size < 1 and size != -1 for size in shape) or shape.count(-1) > 1:
-        raise UserError(
-            f"config.mesh ({written}) must hold positive sizes, at most one of them -1."
-        )
+        raise UserError(f"{field} ({written}) must hold positive sizes, at most one of them -1.")
     if -1 in shape:
         known = math.prod(size for size in shape if size != -1)
         if len(devices) % known:
             raise UserError(
-                f"config.mesh ({written}) does not divide {len(devices)} devices; "
-                "change a size of config.mesh."
+                f"{field} ({written}) does not divide {len(devices)} devices; "
+                f"change a size of {field}."
             )
         shape[shape.index(-1)] = len(devices) // known
     count = math.prod(shape)
     if count > len(devices):
         raise UserError(
-            f"config.mesh ({written}) needs {count} devices and there are {len(devices)}; "
-            "change a size of config.mesh."
+            f"{field} ({written}) needs {count} devices and there are {len(devices)}; "
+            f"change a size of {field}."
         )
     if jax.process_count() > 1 and count != len(devices):
         raise UserError(
-            f"config.mesh ({written}) uses {count} of {len(devices)} devices, but every process "
-            "needs a share; change a size of config.mesh."
+            f"{field} ({written}) uses {count} of {len(devices)} devices, but every process "
+            f"needs a share; change a size of {field}."
         )
     types = (AxisType.Explicit,) * len(MESH_AXES)
     if count == len(devices):

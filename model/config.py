@@ -143,6 +143,8 @@ class ModelConfig:
         Raises:
           UserError: a field is unknown, out of range, or does not fit another.
         """
+        if length < 1:
+            raise UserError(f"config.length = {length} must be at least 1.")
         names = [field.name for field in dataclasses.fields(cls)]
         for name in model:
             if name not in names:

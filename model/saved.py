@@ -2,7 +2,8 @@
 
 A saved step is one folder: Orbax items ``model`` and ``optimizer``, plain ``config.json``,
 ``tokenizer.json`` and ``state.json``, and ``manifest.json``, written last: a folder without a
-manifest does not exist. A saved model is the same without ``optimizer`` and ``state.json``.
+manifest does not exist. A saved model is the same without ``optimizer`` and ``state.json``,
+which may be deleted.
 Arrays go by name, as "blocks.0.attention.query"; nothing is unpickled.
 """
 
@@ -34,6 +35,7 @@ MANIFEST = "manifest.json"
 CONFIG = "config.json"
 TOKENIZER = "tokenizer.json"
 STATE = "state.json"
+MODEL, OPTIMIZER = "model", "optimizer"  # the Orbax items
 STEPS = "checkpoints"  # the folder of a workdir that holds its steps
 
 
@@ -70,7 +72,7 @@ class Saved:
         with jax.set_mesh(mesh):
             abstract = jax.eval_shape(lambda k: Transformer(config, k, rules), jax.random.key(0))
         names = [name for name, _ in parameters(abstract)]
-        arrays = self.load("model", dict(zip(names, jax.tree.leaves(abstract), strict=True)), mesh)
+        arrays = self.load(MODEL, dict(zip(names, jax.tree.leaves(abstract), strict=True)), mesh)
         leaves = [arrays[name] for name in names]
         return jax.tree.unflatten(jax.tree.structure(abstract), leaves)
 
@@ -219,7 +221,10 @@ def open_saved(checkpoint: str | os.PathLike[str], field: str = "--checkpoint") 
 
 
 def is_whole(path: Path) -> bool:
-    """Tells whether a folder is a finished save whose files all have their sizes."""
+    """Tells whether a folder is a finished save whose files all have their sizes.
+
+    A step that was reduced to a saved model is whole.
+    """
     try:
         manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
         sizes = manifest["files"]
@@ -228,18 +233,37 @@ def is_whole(path: Path) -> bool:
                 f"{path} has format {manifest['format']}, newer than this code's {FORMAT}; "
                 "use the version that wrote it."
             )
-        return all((path / name).stat().st_size == size for name, size in sizes.items())
+        reduced = not (path / STATE).exists() and not (path / OPTIMIZER).exists()
+        of_step = (STATE, f"{OPTIMIZER}{os.sep}")
+        return all(
+            (path / name).stat().st_size == size
+            for name, size in sizes.items()
+            if not (reduced and name.startswith(of_step))
+        )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
 
 
 def whole_steps(workdir: Path) -> list[int]:
     """Returns the whole steps of a workdir, oldest first."""
+    return [step for step in _steps(workdir) if is_whole(workdir / STEPS / str(step))]
+
+
+def damaged_steps(workdir: Path) -> list[int]:
+    """Returns the steps of a workdir that were whole once, by their manifest, and are not now."""
+    folder = workdir / STEPS
+    return [
+        step
+        for step in _steps(workdir)
+        if (folder / str(step) / MANIFEST).exists() and not is_whole(folder / str(step))
+    ]
+
+
+def _steps(workdir: Path) -> list[int]:
     folder = workdir / STEPS
     if not folder.is_dir():
         return []
-    names = [int(entry.name) for entry in folder.iterdir() if entry.name.isdigit()]
-    return [step for step in sorted(names) if is_whole(folder / str(step))]
+    return sorted(int(entry.name) for entry in folder.iterdir() if entry.name.isdigit())
 
 
 def delete(path: Path) -> None:

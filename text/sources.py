@@ -47,7 +47,7 @@ def read_documents(data: Any) -> list[str]:
         return [_read_file(path) for path in _paths(data.path)]
     raise UserError(
         f"data.source: there is no source {data.source!r} of texts; use one of "
-        f"{', '.join(SOURCES)}{nearest(str(data.source), SOURCES)}."
+        f"{', '.join(SOURCES)} or repeats{nearest(str(data.source), (*SOURCES, 'repeats'))}."
     )
 
 

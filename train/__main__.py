@@ -7,11 +7,11 @@ import sys
 from pathlib import Path
 
 from absl import flags
-from rich.console import Console
 
 from configs import command
 from configs.errors import UserError
 from train.loop import train
+from train.progress import SteadyConsole
 
 
 def _define_flags() -> None:
@@ -29,7 +29,7 @@ def main() -> None:
             "a mounted disk."
         )
     workdir = Path(flags.FLAGS.workdir).expanduser().absolute()
-    outcome = train(command.config(), workdir, Console())
+    outcome = train(command.config(), workdir, SteadyConsole())
     if outcome.signal is not None:
         sys.exit(128 + outcome.signal)
 

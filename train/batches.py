@@ -147,7 +147,7 @@ def training_batches(
         numbers = steps[:, None] * batch_size + np.arange(batch_size)
         return place(source.training, numbers, mesh, rules)
 
-    options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=max(1, prefetch))
+    options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=prefetch)
     yield from grain.MapDataset.range(len(calls)).map(make).to_iter_dataset(options)
 
 

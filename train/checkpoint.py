@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from configs import resolved
 from configs.errors import UserError
 from model import saved
-from model.saved import CONFIG, STATE, STEPS, TOKENIZER, Saved, Saving
+from model.saved import CONFIG, MODEL, OPTIMIZER, STATE, STEPS, TOKENIZER, Saved, Saving
 from model.transformer import Transformer
 from text.tokenizers import Tokenizer
 from train.step import TrainState, named_arrays, with_arrays
@@ -71,6 +71,13 @@ class Checkpoints:
                 f"--workdir={workdir} cannot be made ({error.strerror}); name another folder."
             ) from error
 
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Waits for the save on its way, whatever ended the run."""
+        self.wait()
+
     def due(self, step: int) -> bool:
         """Tells whether a step is one to save."""
         every = self.config.checkpoint.every
@@ -90,7 +97,7 @@ class Checkpoints:
         documents = {CONFIG: resolved.to_json(self.config), STATE: json.dumps(about) + "\n"}
         if self.tokenizer is not None:
             documents[TOKENIZER] = self.tokenizer.to_json()
-        items = dict(model=named_arrays(state.model), optimizer=state.optimizer)
+        items = {MODEL: named_arrays(state.model), OPTIMIZER: state.optimizer}
         self._saving = Saving(path, items, documents)
 
     def wait(self) -> None:
@@ -110,8 +117,13 @@ class Checkpoints:
         found = newest(self.workdir)
         if found is None:
             return None
-        model = found.load("model", named_arrays(abstract.model), mesh)
-        optimizer = found.load("optimizer", abstract.optimizer, mesh)
+        if found.step is None:
+            raise UserError(
+                f"{found.path} is a saved model, without the state of a run; begin a new run with "
+                f"checkpoint.restore_from={found.path}."
+            )
+        model = found.load(MODEL, named_arrays(abstract.model), mesh)
+        optimizer = found.load(OPTIMIZER, abstract.optimizer, mesh)
         step = jax.device_put(jax.numpy.int32(found.step), jax.NamedSharding(mesh, jax.P()))
         return TrainState(step, with_arrays(abstract.model, model), optimizer)
 
@@ -124,8 +136,19 @@ class Checkpoints:
 
 
 def newest(workdir: Path) -> Saved | None:
-    """Returns the newest whole step of a run, its arrays not yet read; None where there is none."""
+    """Returns the newest whole step of a run, its arrays not yet read; None where there is none.
+
+    Raises:
+      UserError: there are steps, and none is whole any more.
+    """
     steps = saved.whole_steps(workdir)
+    damaged = saved.damaged_steps(workdir)
+    if damaged and not steps:
+        listed = ", ".join(str(step) for step in damaged)
+        raise UserError(
+            f"{workdir / STEPS} holds step {listed}, with files missing or cut off; copy it again "
+            "from where it came, or name another workdir."
+        )
     return saved.open_saved(workdir / STEPS / str(steps[-1])) if steps else None
 
 
@@ -168,7 +191,7 @@ def start_from(
             f"checkpoint.restore_from={checkpoint} has other tokens than this run; set "
             f"data.tokenizer={source.path / TOKENIZER}, or leave restore_from empty."
         )
-    arrays = source.load("model", named_arrays(model), mesh)
+    arrays = source.load(MODEL, named_arrays(model), mesh)
     return with_arrays(model, arrays)
 
 
@@ -186,6 +209,9 @@ def check_workdir(workdir: Path, config: ConfigDict) -> dict[str, tuple]:
       UserError: an unsafe field differs.
     """
     path = workdir / CONFIG
+    before = None if path.exists() else newest(workdir)
+    if before is not None:
+        path = before.path / CONFIG
     if not path.exists():
         return {}
     old = resolved.from_json(saved.read_text(path), str(path))

@@ -117,7 +117,7 @@ def mesh_flag() -> Mesh:
                 "--mesh=fsdp=2,heads=4."
             )
         sizes[name] = int(size)
-    return make_mesh(sizes)
+    return make_mesh(sizes, field="--mesh")
 
 
 def checkpoint_flag() -> str:
@@ -141,6 +141,11 @@ def main() -> None:
     saved = open_saved(checkpoint_flag())
     config = saved.config
     sources = open_sources(config, saved.tokenizer)
+    if saved.corpus not in (None, sources.digest):
+        raise UserError(
+            f"{saved.path} was trained on another text than data.path = {config.data.path!r} gives "
+            "now, so what it held out is not known; restore the text."
+        )
     mesh = mesh_flag()
     check_mesh(mesh, saved.model_config, config.batch_size, config.length)
     with jax.set_mesh(mesh):

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from rich.console import Console
@@ -18,17 +17,16 @@ from configs import resolved
 from configs.errors import UserError
 from model.axes import ShardingRules, check_mesh, make_mesh
 from model.config import ModelConfig
-from model.saved import CONFIG, write_text
-from model.tally import tally
+from model.saved import CONFIG, damaged_steps, write_text
 from train.batches import Sources, open_sources, training_batches
 from train.checkpoint import Checkpoints, check_corpus, check_workdir, start_from
 from train.evaluate import evaluate
 from train.interrupt import Interrupt
 from train.metrics import Metrics, read
 from train.optimizer import Numbers, Optimizer
-from train.peaks import peak_flops
 from train.progress import RunProgress, clock
-from train.step import TrainState, init_state, make_optimizer, make_step
+from train.record import Record, due
+from train.step import TrainState, all_finite, init_state, make_optimizer, make_step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,6 +99,8 @@ def _check_run(config: ConfigDict) -> None:
             f"optim.accumulate = {accumulate} does not divide batch_size = {config.batch_size}; "
             "choose a divisor."
         )
+    if config.data.prefetch < 1:
+        raise UserError(f"data.prefetch = {config.data.prefetch} must be at least 1.")
     for section, names in dict(
         checkpoint=("every", "keep_every"), log=("eval_every", "eval_batches")
     ).items():
@@ -148,11 +148,16 @@ def _run(
         rules,
         config.data.prefetch,
     )
-    record = _Record(config, model_config, metrics, progress, mesh, start)
+    record = Record(config, model_config, metrics, progress, mesh, start)
     # Pretended CPU devices share a pool of threads: two steps at once can starve their sums.
     in_turn = mesh.size > 1 and mesh.devices.flat[0].platform == "cpu"
     taken = start
-    with Interrupt() as interrupt, contextlib.closing(metrics), contextlib.closing(progress):
+    with (
+        Interrupt() as interrupt,
+        contextlib.closing(metrics),
+        contextlib.closing(progress),
+        checkpoints,
+    ):
         for call, batch in zip(calls, batches, strict=True):
             state, values = step(state, batch, jnp.int32(len(call)), numbers)
             if in_turn:
@@ -161,16 +166,23 @@ def _run(
             record.write()
             record.pending = (call, values)
             taken = call.stop
-            if _due(config.log.eval_every, taken) or taken == config.steps:
-                last = taken == config.steps
-                evaluation = _evaluate(
-                    config, state, sources, mesh, 0 if last else config.log.eval_batches
+            last = taken == config.steps
+            evaluates = last or due(config.log.eval_every, taken)
+            saves = checkpoints.due(taken) or interrupt.signal is not None
+            if (evaluates or saves) and not all_finite(state):
+                record.write()  # which says so, where the loss or the gradient shows it
+                raise UserError(
+                    f"the parameters after step {taken} are not finite, and they are not saved; "
+                    "lower optim.learning_rate, or set optim.clip."
                 )
+            if evaluates:
+                batches_read = 0 if last else config.log.eval_batches
+                evaluation = _evaluate(config, state, sources, mesh, batches_read)
                 record.write({f"eval/{name}": value for name, value in evaluation.items()})
                 shown = "  ".join(f"{n} {v:.4f}" for n, v in evaluation.items() if "/" not in n)
                 progress.say(f"step {taken}/{config.steps}  held out: {shown}")
                 record.skip_time(taken)
-            if checkpoints.due(taken) or interrupt.signal is not None:
+            if saves:
                 record.write()
                 metrics.sync()
                 checkpoints.save(state, taken)
@@ -201,6 +213,8 @@ def _first_state(
 
     abstract = jax.eval_shape(fresh, jax.random.key(config.seed))
     state = checkpoints.restore(abstract, mesh)
+    for step in damaged_steps(checkpoints.workdir):
+        console.print(f"step {step} has files missing or cut off: passed over", highlight=False)
     if state is not None:
         console.print(f"resumed from step {int(state.step)}", highlight=False)
         return state
@@ -242,88 +256,8 @@ def _calls(start: int, config: ConfigDict) -> Iterator[range]:
         step = stop
 
 
-def _due(every: int, step: int) -> bool:
-    return every > 0 and step % every == 0
-
-
-class _Record:
-    """Turns the values of finished calls into rows, a line of progress and a rate."""
-
-    def __init__(
-        self,
-        config: ConfigDict,
-        model_config: ModelConfig,
-        metrics: Metrics,
-        progress: RunProgress,
-        mesh: Mesh,
-        start: int,
-    ):
-        self.config, self.metrics, self.progress, self.start = config, metrics, progress, start
-        self.pending: tuple[range, dict] | None = None
-        self.loss = math.nan
-        self.began = time.monotonic()
-        self.rate = 0.0
-        self._mark = (self.began, start)
-        device = mesh.devices.flat[0]
-        peak = peak_flops(device.device_kind)
-        flops = tally(model_config, config.length).training_flops
-        self._utilisation = flops / peak / mesh.size if peak else None
-
-    def write(self, extra: dict[str, float] | None = None) -> None:
-        """Writes the rows of the pending call; ``extra`` joins the row of its last step.
-
-        Raises:
-          UserError: a loss is not finite.
-        """
-        if self.pending is None:
-            return
-        (call, values), self.pending = self.pending, None
-        values = jax.device_get(values)
-        self._measure(call.stop)
-        for i, step in enumerate(call):
-            last = step == call[-1] and extra is not None
-            if not (_due(self.config.log.every, step + 1) or last or step + 1 == self.config.steps):
-                continue
-            row: dict[str, float | None] = {
-                name: float(values[name][i]) if np.isfinite(values[name][i]) else None
-                for name in ("loss", "grad_norm", "learning_rate")
-            }
-            row["tokens_per_second"] = self.rate
-            if self._utilisation is not None:
-                row["utilisation"] = self.rate * self._utilisation
-            self.metrics.write(step + 1, {**row, **(extra if last and extra else {})})
-        self.loss = float(values["loss"][len(call) - 1])
-        finite = np.isfinite(values["loss"][: len(call)])
-        if not finite.all():
-            raise UserError(
-                f"the loss of step {call[int(finite.argmin())] + 1} is not finite, and nothing is "
-                "saved from there on; lower optim.learning_rate, or set optim.clip."
-            )
-        self._show(call.stop)
-
-    def skip_time(self, step: int) -> None:
-        """Leaves what happened since the last write out of the rate."""
-        self._mark = (time.monotonic(), step)
-
-    def _measure(self, step: int) -> None:
-        now, (then, before) = time.monotonic(), self._mark
-        if step > before:
-            self.rate = (step - before) * self._tokens / max(now - then, 1e-9)
-            self._mark = (now, step)
-
-    def _show(self, step: int) -> None:
-        rate = self.rate or (step - self.start) * self._tokens / (time.monotonic() - self.began)
-        used = rate * self._utilisation if self._utilisation is not None else None
-        left = (self.config.steps - step) * self._tokens / max(rate, 1e-9)
-        self.progress.show(step, self.loss, rate, used, left)
-
-    @property
-    def _tokens(self) -> int:
-        return self.config.batch_size * self.config.length
-
-
 def _summary(
-    config: ConfigDict, record: _Record, evaluation: dict[str, float], workdir: Path
+    config: ConfigDict, record: Record, evaluation: dict[str, float], workdir: Path
 ) -> str:
     seconds = time.monotonic() - record.began
     tokens = (config.steps - record.start) * config.batch_size * config.length

@@ -1,6 +1,7 @@
 """The run's record: metrics.jsonl always, TensorBoard beside it."""
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,6 +27,7 @@ class Metrics:
 
     def write(self, step: int, values: Mapping[str, float | None]) -> None:
         """Appends a row; ``step`` counts the steps taken, None is what was not a number."""
+        values = {n: None if v is None or not math.isfinite(v) else v for n, v in values.items()}
         self._file.write(json.dumps(dict(step=step, **values)) + "\n")
         self._file.flush()
         if self._board is not None:
@@ -51,7 +53,7 @@ def read(workdir: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     rows = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             row = json.loads(line)
         except ValueError:

@@ -10,6 +10,7 @@ from typing import Any, no_type_check
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, PyTree
 from ml_collections import ConfigDict
@@ -49,7 +50,11 @@ class Numbers:
         Raises:
           UserError: a number is out of its range.
         """
-        optim = config.optim
+        optim = config.optim.copy_and_resolve_references()
+        for name, value in optim.items():
+            if isinstance(value, float):
+                with np.errstate(over="ignore", under="ignore"):
+                    optim[name] = float(np.float32(value))  # as the step will have it
         for name in ("learning_rate", "muon_learning_rate", "weight_decay", "clip", "z_loss"):
             if not 0 <= optim[name] < math.inf:
                 raise UserError(f"optim.{name} = {optim[name]} must be finite and at least 0.")
@@ -169,7 +174,9 @@ class Optimizer:
         def apply(
             gradients: Arrays, state: PyTree, arrays: Arrays, numbers: Numbers, rate: Array
         ) -> tuple[Arrays, PyTree]:
-            updates, state = self._transform(group, numbers).update(gradients, state, arrays)
+            updates, new = self._transform(group, numbers).update(gradients, state, arrays)
+            # The numbers are float32 and would widen what is kept in the parameters' type.
+            state = jax.tree.map(lambda after, before: after.astype(before.dtype), new, state)
             decay = rate * numbers.weight_decay
             after = {}
             for name, array in arrays.items():

@@ -1,9 +1,20 @@
 """What a run shows while it works: a bar on a terminal, plain lines elsewhere."""
 
+import os
+import sys
 import time
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+
+class SteadyConsole(Console):
+    """A console whose reader may go away: what is shown ends then, the run does not."""
+
+    def on_broken_pipe(self) -> None:
+        """Falls silent."""
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class RunProgress:

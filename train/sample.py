@@ -78,7 +78,7 @@ class Sampler:
           index: place of the drawn token in its row.
         """
         known = (jnp.arange(logits.shape[-1]) < self.vocab_size) | (self.vocab_size == 0)
-        logits = jnp.where(known[None], logits, jnp.finfo(logits.dtype).min)
+        logits = jnp.where(known[None], logits, -jnp.inf)
         heat = jnp.maximum(self.temperature, 1e-6)
         chosen = jnp.where(self.allowed(logits), logits / heat, -jnp.inf)
         rows = jnp.arange(logits.shape[0])
@@ -122,6 +122,8 @@ def continue_tokens(
             raise UserError(f"prompt {i} is empty; give it at least one token.")
         if prompt.min() < 0 or prompt.max() >= vocab:
             raise UserError(f"prompt {i} holds a token outside the vocabulary of {vocab}.")
+    # The padding of the vocabulary is never drawn, however hot.
+    sampler = dataclasses.replace(sampler, vocab_size=sampler.vocab_size or vocab)
     numbers = jax.tree.map(jnp.asarray, sampler)
     end = -1 if end_id is None else end_id
     rows = [np.asarray(prompt, np.int32) for prompt in prompts]
@@ -254,7 +256,11 @@ def continue_texts(
     """
     ids = []
     for prompt in prompts:
-        own = np.asarray(tokenizer.encode(prompt), np.int32)
+        try:
+            own = np.asarray(tokenizer.encode(prompt), np.int32)
+        except UserError as error:
+            reason = str(error).removeprefix("data.tokenizer: ")
+            raise UserError(f"the prompt {prompt[:40]!r} cannot be read: {reason}") from error
         if tokenizer.end_id is not None:
             # Documents are read after the end of another.
             own = np.concatenate([[tokenizer.end_id], own]).astype(np.int32)
@@ -288,11 +294,14 @@ def _prompts(default: Sequence[str]) -> list[str]:
     if flags.FLAGS.prompts:
         try:
             with open(flags.FLAGS.prompts, encoding="utf-8") as file:
-                prompts += [line.rstrip("\n") for line in file]
+                lines = [line.rstrip("\n") for line in file]
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(
                 f"--prompts={flags.FLAGS.prompts} cannot be read; name a UTF-8 text file."
             ) from error
+        if not lines:
+            raise UserError(f"--prompts={flags.FLAGS.prompts} is empty; write a prompt a line.")
+        prompts += lines
     return prompts or list(default) or [""]
 
 

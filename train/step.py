@@ -156,6 +156,13 @@ def gradient(
     return jax.tree.map(lambda g, p: g.astype(p.dtype), gradients, model), nats
 
 
+@jax.jit
+def all_finite(state: TrainState) -> Bool[Array, ""]:
+    """Tells whether all parameters, and all that the optimizer keeps, are finite numbers."""
+    leaves = jax.tree.leaves((state.model, state.optimizer))
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves]).all()
+
+
 def named_arrays(model: Transformer) -> dict[str, Any]:
     """Returns the parameters, or their shapes, by name: {"blocks.0.attention.query": array}."""
     return dict(zip((name for name, _ in parameters(model)), jax.tree.leaves(model), strict=True))

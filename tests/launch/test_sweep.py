@@ -140,6 +140,7 @@ def test_a_run_that_was_stopped_ends_the_sweep_and_goes_on_the_next_time(tmp_pat
     rows = run(tmp_path, runs, [0, 1, 2])
     assert runs.seeds == [0, 1]
     assert [row["status"] for row in rows] == ["finished", "stopped"]
+    assert rows[1]["signal"] == 15
     runs = Runs()
     rows = run(tmp_path, runs, [0, 1, 2])
     assert runs.seeds == [1, 2]
@@ -193,6 +194,13 @@ def test_settings_come_from_the_config_s_file(tmp_path):
     with pytest.raises(UserError, match="has no get_hyper"):
         settings_of(str(tmp_path / "none.py"))
     (tmp_path / "empty.py").write_text("def get_hyper(hyper):\n    return []\n")
+    for body, sentence in (
+        ("return hyper.choise('seed', [1])", "AttributeError: .*choise"),
+        ("return 5", "TypeError"),
+    ):
+        (tmp_path / "wrong.py").write_text(f"def get_hyper(hyper):\n    {body}\n")
+        with pytest.raises(UserError, match=f"does not run .*{sentence}"):
+            settings_of(str(tmp_path / "wrong.py"))
     with pytest.raises(UserError, match="returns no settings"):
         settings_of(str(tmp_path / "empty.py"))
 
@@ -222,3 +230,11 @@ def test_a_real_sweep_of_a_tiny_config(tmp_path):
     again = sweep(config, settings, tmp_path, quiet())
     assert [row["status"].split(":")[0] for row in again] == ["skipped", "failed", "skipped"]
     assert [row.get("loss") for row in again] == [row.get("loss") for row in rows]
+
+    # Its text changed: neither the old figures nor a run on another text.
+    state = tmp_path / rows[0]["name"] / "checkpoints" / "6" / "state.json"
+    state.write_text(state.read_text().replace("repeats", "another"))
+    changed = sweep(config, settings, tmp_path, quiet())
+    assert changed[0]["status"].startswith("failed: --workdir=")
+    assert "was trained on another text" in changed[0]["status"]
+    assert changed[2]["status"] == "skipped"

@@ -113,7 +113,7 @@ def test_run_copies_installs_and_starts():
     assert "-c requirements.lock -e '.[tpu]'" in install[-1]
     assert start == [
         *(*tpu, "ssh", "heads", *everywhere),
-        "--command=cd manyheads && . .venv/bin/activate && python -m train --x='a b'",
+        "--command=cd manyheads && . .venv/bin/activate && {\npython -m train --x='a b'\n}",
     ]
 
 
@@ -131,6 +131,21 @@ def test_remote_lines_are_shell(detach: bool):
         line = argv[-1].removeprefix("--command=")
         checked = subprocess.run(["bash", "-n", "-c", line], capture_output=True, check=False)
         assert checked.returncode == 0, checked.stderr
+
+
+def test_a_line_of_two_commands_runs_whole_or_not_at_all(tmp_path: Path):
+    (*_, last) = tpu_vm.run_commands("a", "us-west4-a", "echo one; echo two # three", "a.tar.gz")
+    line = last[-1].removeprefix("--command=")
+    activate = tmp_path / "manyheads" / ".venv" / "bin" / "activate"
+
+    def said() -> str:
+        done = subprocess.run(["bash", "-c", line], cwd=tmp_path, capture_output=True, check=False)
+        return done.stdout.decode()
+
+    assert said() == ""
+    activate.parent.mkdir(parents=True)
+    activate.write_text("")
+    assert said() == "one\ntwo\n"
 
 
 def test_archive_holds_the_code_and_no_leftovers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -186,6 +201,8 @@ def test_dry_run_prints_what_a_shell_reads_back():
         (("create", *PLACE), "--type is missing"),
         (("create", *PLACE, "--type=h100-8"), "--type=h100-8 is no TPU type"),
         (("run", *PLACE), "--command is missing"),
+        (("delete", *PLACE, "--command=ls"), "--command is for run, not for delete"),
+        (("run", *PLACE, "--command=ls", "--spot"), "--spot is for create, not for run"),
     ],
 )
 def test_command_mistakes(arguments: tuple[str, ...], said: str):

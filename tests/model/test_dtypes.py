@@ -33,7 +33,9 @@ def test_numbers_that_would_give_nan_are_refused(field, value):
         small.config(**{field: value})
 
 
-@pytest.mark.parametrize("name", [":Foo", ".x:Foo", "json:JSONDecoder", "no.such:Thing"])
+@pytest.mark.parametrize(
+    "name", [":Foo", ".x:Foo", "json:JSONDecoder", "no.such:Thing", "model.norms:Norm"]
+)
 def test_a_variant_that_is_none_is_refused(name):
     with pytest.raises(UserError, match=r"model.attention = "):
         small.abstract(small.config(attention=name))

@@ -129,6 +129,28 @@ def test_a_step_that_is_not_whole_is_passed_over_and_written_again(run, tmp_path
     assert int(restore(run, tmp_path).step) == 2
 
 
+def test_steps_of_which_none_is_whole_any_more_are_not_begun_anew(run, tmp_path):
+    save(run, tmp_path, [1, 2])
+    for step in (1, 2):
+        (tmp_path / "checkpoints" / str(step) / "state.json").write_text("")
+    assert saved.damaged_steps(tmp_path) == [1, 2]
+    with pytest.raises(UserError, match=r"checkpoints holds step 1, 2, with files missing"):
+        restore(run, tmp_path)
+
+
+def test_a_first_save_that_was_cut_off_is_no_step(run, tmp_path):
+    save(run, tmp_path, [1])
+    (tmp_path / "checkpoints" / "1" / "manifest.json").unlink()
+    assert restore(run, tmp_path) is None
+
+
+def test_without_its_config_json_a_run_is_known_by_its_newest_step(run, tmp_path):
+    save(run, tmp_path, [1])
+    assert check_workdir(tmp_path, run[0]) == {}
+    with pytest.raises(UserError, match="holds a run of another config .*seed: 0 -> 7"):
+        check_workdir(tmp_path, tiny.config({"seed": 7}))
+
+
 def test_a_save_that_fails_says_so_and_leaves_the_one_before(run, tmp_path, monkeypatch):
     save(run, tmp_path, [1], keep=1)
 
@@ -167,9 +189,8 @@ def test_a_saved_model_is_a_step_without_optimizer_and_state(run, tmp_path):
     _, mesh, state = run
     folder = (tmp_path / "checkpoints" / "1").rename(tmp_path / "model")
     shutil.rmtree(folder / "optimizer")
+    assert not saved.is_whole(folder)  # half of it is gone
     (folder / "state.json").unlink()
-    (folder / "manifest.json").unlink()
-    saved._write_manifest(folder)
     found = open_saved(folder)
     assert found.step is None
     model = found.load_model(mesh)
@@ -181,6 +202,9 @@ def test_a_saved_model_is_a_step_without_optimizer_and_state(run, tmp_path):
     assert jnp.array_equal(started.norm.gain[...], model.norm.gain[...])
     with pytest.raises(UserError, match="optimizer is missing"):
         found.load("optimizer", state.optimizer, mesh)
+    folder.rename(tmp_path / "checkpoints" / "1")
+    with pytest.raises(UserError, match="a saved model, without the state of a run"):
+        restore(run, tmp_path)
 
 
 def test_a_workdir_a_step_and_a_model_open_alike(run, tmp_path):

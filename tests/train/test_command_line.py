@@ -55,7 +55,10 @@ def folder(tmp_path_factory):
         "model.vocab_size": tokenizer.vocab_size,
     }
     save(tiny.config(), folder / "random", {})
-    save(tiny.config(words), folder / "rose", {"tokenizer.json": tokenizer.to_json()})
+    words_json = {"tokenizer.json": tokenizer.to_json()}
+    save(tiny.config(words), folder / "rose", words_json)
+    state = json.dumps(dict(step=1, corpus="another"))
+    save(tiny.config(words), folder / "moved", {**words_json, "state.json": state})
     return folder
 
 
@@ -85,7 +88,15 @@ MISTAKES = {
     "no words": (("train.sample", "--checkpoint={}/random"), "random tokens"),
     "an unknown word": (
         ("train.sample", "--checkpoint={}/rose", "--prompt=zebra"),
-        "character 'z'",
+        "the prompt 'zebra' cannot be read: tokens outside the vocabulary: character 'z'",
+    ),
+    "no prompts": (
+        ("train.sample", "--checkpoint={}/rose", "--prompts=/dev/null"),
+        "--prompts=/dev/null is empty",
+    ),
+    "another text": (
+        ("train.evaluate", "--checkpoint={}/moved"),
+        "trained on another text than data.path",
     ),
 }
 
@@ -135,3 +146,17 @@ def test_a_saved_model_is_evaluated_and_continues_its_prompts(folder):
     samples = json.loads((folder / "samples.json").read_text())["samples"]
     assert [s["prompt"] for s in samples] == ["is a", "\\[red] "]
     assert all(s["prompt"] + s["text"] in said for s in samples)
+
+
+def test_a_run_whose_reader_goes_away_goes_on_and_saves(folder):
+    run = command(
+        *("train", REPEATS, f"--workdir={folder}/unread", "--config.steps=4"),
+        *("--config.steps_per_call=1", "--config.log.eval_every=1", "--config.log.eval_batches=1"),
+        *("--config.log.tensorboard=False", "--config.data.prefetch=1", "--config.mesh.fsdp=1"),
+    )
+    run.stdout.readline()
+    run.stdout.close()
+    complaint = run.stderr.read()
+    run.stderr.close()
+    assert run.wait(timeout=200) == 0, complaint
+    assert (folder / "unread" / "checkpoints" / "4" / "manifest.json").exists()

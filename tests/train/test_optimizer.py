@@ -189,12 +189,16 @@ def test_changing_a_number_changes_the_step_and_compiles_nothing(name):
     assert moved >= 5
 
 
-def test_bfloat16_parameters_stay_bfloat16():
-    optimizer = Optimizer("adamw", "constant", declared())
+@pytest.mark.parametrize("name", NAMES)
+def test_bfloat16_parameters_and_their_state_stay_bfloat16(name):
+    optimizer = Optimizer(name, "constant", declared())
     arrays = jax.tree.map(lambda x: jnp.asarray(x, jnp.bfloat16), drawn(SHAPES, 0))
     state = optimizer.init(arrays)
-    after, _, _ = quick(optimizer.update)(arrays, state, arrays, numbers(), jnp.int32(0))
+    given = numbers(learning_rate=0.1, muon_learning_rate=0.1)
+    after, state_after, _ = quick(optimizer.update)(arrays, state, arrays, given, jnp.int32(0))
     assert {array.dtype for array in after.values()} == {jnp.dtype(jnp.bfloat16)}
+    assert jax.tree.map(jnp.result_type, state_after) == jax.tree.map(jnp.result_type, state)
+    assert all((after[name] != arrays[name]).any() for name in after)
 
 
 @pytest.mark.parametrize(
@@ -206,6 +210,9 @@ def test_bfloat16_parameters_stay_bfloat16():
         ("b1", 1.0),
         ("b2", -0.1),
         ("eps", 0.0),
+        # As float32, which the step computes in, these are 0 and infinite.
+        ("eps", 1e-60),
+        ("learning_rate", 1e39),
         ("final_fraction", 1.5),
         ("decay_fraction", -0.5),
         ("clip", -1.0),

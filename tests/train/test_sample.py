@@ -82,6 +82,16 @@ def test_fewer_tokens_are_the_beginning_of_more():
     np.testing.assert_array_equal(short, long[:6])
 
 
+@pytest.mark.parametrize("heat", [0.0, 1.0, 1e38])
+def test_tokens_that_the_tokenizer_does_not_know_are_never_drawn(heat):
+    few = Sampler(temperature=heat, vocab_size=3)
+    found = np.concatenate(continue_tokens(model(), PROMPTS, 20, few))
+    assert found.max() == 2
+    # Nor is the padding of the model's own vocabulary of 11.
+    every = np.concatenate(continue_tokens(model(), PROMPTS, 20, Sampler(temperature=1e38)))
+    assert every.max() == 10
+
+
 def test_the_end_token_ends_its_row_alone():
     free = continue_tokens(model(), PROMPTS, 12, GREEDY)
     end = int(free[0][4])
