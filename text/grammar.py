@@ -31,6 +31,9 @@ the number of texts asked for nor on the platform or any library's random number
 import hashlib
 from typing import Literal, NamedTuple, get_args
 
+from absl import flags
+
+from configs import command
 from configs.errors import UserError, nearest
 from text import lexicon
 from text.pens import END, Determined, Dice, Reader, Sense, Writer
@@ -223,40 +226,30 @@ def _misfit(words: list[str], position: int, allowed: frozenset[str]) -> str:
     )
 
 
-def _main() -> None:
-    import argparse
-    import sys
+def _define_flags() -> None:
+    flags.DEFINE_integer("count", 5, "Number of texts.", lower_bound=1)
+    flags.DEFINE_integer("seed", 0, "Of the texts.", lower_bound=0)
+    flags.DEFINE_string("split", "train", "train or validation.")
+    flags.DEFINE_bool("explain", False, "Print the determined words too, and by what.")
+    flags.DEFINE_string("text", None, "Explain this text instead of writing any.")
 
-    parser = argparse.ArgumentParser(
-        prog="python -m text.grammar", description="Prints texts of the lecture grammar."
-    )
-    parser.add_argument("--count", type=int, default=5, help="number of texts")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the texts")
-    parser.add_argument("--split", default="train", help="train or validation")
-    parser.add_argument("--explain", action="store_true", help="print the determined words")
-    parser.add_argument("--text", help="explain this text instead of writing any")
-    options = parser.parse_args()
-    try:
-        if options.text is None:
-            texts = documents(options.count, options.seed, options.split)
-        else:
-            texts = [options.text]
-        for text in texts:
-            print(text)
-            if options.explain or options.text is not None:
-                words = text.split()
-                for truth in explain(text):
-                    sources = ", ".join(f"{words[s]} ({s})" for s in truth.sources)
-                    held_out = ", held out" if truth.held_out else ""
-                    print(
-                        f"    {sources} -> {truth.word} ({truth.position})"
-                        f"  [{truth.rule}{held_out}]"
-                    )
-                print()
-    except UserError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
+
+def main() -> None:
+    """Prints texts of the grammar, or explains one."""
+    given = flags.FLAGS
+    own = given.text is not None
+    texts = [given.text] if own else documents(given.count, given.seed, given.split)
+    for text in texts:
+        print(text)
+        if not (given.explain or own):
+            continue
+        words = text.split()
+        for truth in explain(text):
+            sources = ", ".join(f"{words[s]} ({s})" for s in truth.sources)
+            held_out = ", held out" if truth.held_out else ""
+            print(f"    {sources} -> {truth.word} ({truth.position})  [{truth.rule}{held_out}]")
+        print()
 
 
 if __name__ == "__main__":
-    _main()
+    command.run(main, _define_flags)
