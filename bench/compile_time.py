@@ -24,6 +24,7 @@ def seconds(layers: int) -> float:
     """Returns the seconds that lowering and compiling the gradient at a depth take."""
     section = base.get_config().model
     section.num_layers, section.window = layers, (None, 16)
+    section.scan_layers = True
     config = ModelConfig.from_config(section, 512, 64)
     model = jax.eval_shape(lambda key: Transformer(config, key), jax.random.key(0))
     tokens = jnp.zeros((8, 64), jnp.int32)

@@ -44,7 +44,8 @@ def model() -> ConfigDict:
             tie_embeddings=False,  # the unembedding is the embedding transposed
             dropout=0.0,  # probability, on the embedding, attention's and the MLP's updates
             # How it is computed.
-            scan_layers=True,  # scan over the blocks (compile time free of depth) or unroll them
+            scan_layers=config_dict.placeholder(bool),  # scan over the blocks (compile time free
+            #                    of depth) or unroll them; None: unrolled up to 12 layers on a CPU
             remat="none",  # what the backward pass recomputes: "none", "block" (all but the
             #                block's input), "matmuls" (keeps the results of matrix products)
             dtype="float32",  # operands of matrix products and activations

@@ -143,11 +143,10 @@ class Multihead(nnx.Module):
         With a full value map the values are the residuals themselves, one for all heads.
         """
         compute = self.compute
-        q = compute.einsum("btd,dhk->bhtk", x, self.query, axes=QUERIES)
-        k = compute.einsum("btd,dgk->bgtk", x, self.key, axes=KEYS)
-        if self.query_bias is not None and self.key_bias is not None:
-            q = q + self.query_bias[...].astype(q.dtype)[None, :, None]
-            k = k + self.key_bias[...].astype(k.dtype)[None, :, None]
+        q = compute.einsum(
+            "btd,dhk->bhtk", x, self.query, axes=QUERIES, bias=_by_head(self.query_bias)
+        )
+        k = compute.einsum("btd,dgk->bgtk", x, self.key, axes=KEYS, bias=_by_head(self.key_bias))
         if self.query_norm is not None and self.key_norm is not None:
             q, k = self.query_norm(q), self.key_norm(k)
         if self.config.positions == "rotary":
@@ -155,9 +154,8 @@ class Multihead(nnx.Module):
             k = rotate(k, positions, self.config.rotary_base)
         if self.full:
             return q, k, x[:, None].astype(q.dtype)
-        v = compute.einsum("btd,dgr->bgtr", x, self.value_down, axes=KEYS)
-        if self.value_bias is not None:
-            v = v + self.value_bias[...].astype(v.dtype)[None, :, None]
+        bias = _by_head(self.value_bias)
+        v = compute.einsum("btd,dgr->bgtr", x, self.value_down, axes=KEYS, bias=bias)
         return q, k, v
 
     def write(
@@ -170,13 +168,11 @@ class Multihead(nnx.Module):
           mixed: ``A v`` of each head.
         """
         del x
-        if self.full:
-            update = self.compute.einsum("bhtd,hde->bte", mixed, self.value_full, axes=RESIDUAL)
-        else:
-            update = self.compute.einsum("bhtr,hrd->btd", mixed, self.value_up, axes=RESIDUAL)
-        if self.update_bias is not None:
-            update = update + self.update_bias[...].astype(update.dtype)[None, None]
-        return update
+        subscripts, matrix = (
+            ("bhtd,hde->bte", self.value_full) if self.full else ("bhtr,hrd->btd", self.value_up)
+        )
+        bias = None if self.update_bias is None else self.update_bias[...][None, None]
+        return self.compute.einsum(subscripts, mixed, matrix, axes=RESIDUAL, bias=bias)
 
     def cache_shapes(
         self, batch: int, length: int
@@ -185,6 +181,10 @@ class Multihead(nnx.Module):
         c = self.config
         groups, rank = (1, c.embed_dim) if self.full else (c.num_kv_heads, c.value_dim)
         return (batch, c.num_kv_heads, length, c.head_dim), (batch, groups, length, rank)
+
+
+def _by_head(bias: nnx.Param | None) -> Float[Array, "1 H 1 K"] | None:
+    return None if bias is None else bias[...][None, :, None]
 
 
 def variant(name: str) -> Any:

@@ -5,10 +5,15 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from model.axes import Axes, ShardingRules
 from model.config import ModelConfig
+from model.products import Product
+
+# The name by which a remat policy finds the results of matrix products.
+PRODUCT = "product"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,8 +57,9 @@ class Compute:
         *,
         axes: Axes,
         dtype: str | None = None,
+        bias: Array | None = None,
     ) -> Array:
-        """Multiplies in ``dtype`` and sums in ``accumulation_dtype``.
+        """Multiplies in ``dtype`` and sums in ``accumulation_dtype``, forward and backward.
 
         Args:
           subscripts: as of ``jnp.einsum``.
@@ -62,19 +68,16 @@ class Compute:
           axes: logical axes of the result; a contracted axis that is split becomes a sum
             over its mesh axis here.
           dtype: of the result; that of activations when None.
+          bias: added to the sums before they are rounded; of a shape that stretches to theirs.
         """
         operand = self.weight(w) if isinstance(w, nnx.Param) else w.astype(self.dtype)
         x = x.astype(self.dtype)
         out = jax.eval_shape(lambda a, b: jnp.einsum(subscripts, a, b), _bare(x), _bare(operand))
         spec = self.rules.spec(axes, out.shape)
-        result = jnp.einsum(
-            subscripts,
-            x,
-            operand,
-            preferred_element_type=self.accumulation_dtype,
-            out_sharding=spec,
-        )
-        return result.astype(dtype or self.dtype)
+        result = Product(subscripts, self.accumulation_dtype, spec)(x, operand)
+        if bias is not None:
+            result = result + bias.astype(result.dtype)
+        return checkpoint_name(result.astype(dtype or self.dtype), PRODUCT)
 
     def dropout(
         self, x: Float[Array, "*shape"], rate: float, key: Array | None, axes: Axes

@@ -54,7 +54,7 @@ class ModelConfig:
       biases: biases on queries, keys, values, updates, the MLP and LayerNorm.
       tie_embeddings: the unembedding is the embedding, transposed.
       dropout: probability of zeroing, on the embedding and on each block's updates.
-      scan_layers: scan over the stacked blocks, or unroll them.
+      scan_layers: scan over the stacked blocks, or unroll them; None leaves it to the device.
       remat: what the backward pass recomputes, "none", "block" or "matmuls".
       dtype: of activations and of the operands of matrix products.
       param_dtype: of the parameters.
@@ -85,7 +85,7 @@ class ModelConfig:
     biases: bool = False
     tie_embeddings: bool = False
     dropout: float = 0.0
-    scan_layers: bool = True
+    scan_layers: bool | None = None
     remat: str = "none"
     dtype: str = "float32"
     param_dtype: str = "float32"

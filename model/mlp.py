@@ -36,15 +36,26 @@ class MLP(nnx.Module):
     def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
         """Returns the update that the MLP writes for each normed residual."""
         compute = self.compute
-        hidden = compute.einsum("btd,df->btf", x, self.up, axes=HIDDEN)
-        if self.up_bias is not None:
-            hidden = hidden + self.up_bias[...].astype(hidden.dtype)[None, None]
+        up, down = (
+            None if b is None else b[...][None, None] for b in (self.up_bias, self.down_bias)
+        )
+        hidden = compute.einsum("btd,df->btf", x, self.up, axes=HIDDEN, bias=up)
+        gate = None
         if self.gate is not None:
             gate = compute.einsum("btd,df->btf", x, self.gate, axes=HIDDEN)
-            hidden = jax.nn.silu(gate) * hidden
-        else:
-            hidden = jax.nn.gelu(hidden, approximate=self.kind == "gelu_tanh")
-        update = compute.einsum("btf,fd->btd", hidden, self.down, axes=RESIDUAL)
-        if self.down_bias is not None:
-            update = update + self.down_bias[...].astype(update.dtype)[None, None]
-        return update
+        hidden = self._bent(hidden, gate)
+        return compute.einsum("btf,fd->btd", hidden, self.down, axes=RESIDUAL, bias=down)
+
+    def _bent(
+        self, hidden: Float[Array, "B T F"], gate: Float[Array, "B T F"] | None
+    ) -> Float[Array, "B T F"]:
+        """Applies the nonlinearity in the accumulation dtype; the backward pass does so again."""
+
+        def bend(hidden: Array, gate: Array | None) -> Array:
+            wide = hidden.astype(self.compute.accumulation_dtype)
+            if gate is not None:
+                return (jax.nn.silu(gate.astype(wide.dtype)) * wide).astype(hidden.dtype)
+            approximate = self.kind == "gelu_tanh"
+            return jax.nn.gelu(wide, approximate=approximate).astype(hidden.dtype)
+
+        return jax.checkpoint(bend)(hidden, gate)

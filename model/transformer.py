@@ -14,7 +14,7 @@ from model.axes import ShardingRules
 from model.backends.choice import backend
 from model.block import Block
 from model.cache import Cache, empty
-from model.compute import Compute
+from model.compute import PRODUCT, Compute
 from model.config import ModelConfig
 from model.norms import Norm
 from model.parameter import Declare
@@ -22,9 +22,12 @@ from model.parameter import Declare
 # Standard deviation of the logits at the start; it adds 0.02 nats to the first loss, ln V.
 LOGIT_SCALE = 0.2
 
+# Layers up to which a CPU runs an unrolled network faster, and still compiles it soon.
+UNROLLED = 12
+
 _POLICIES = {
     "block": jax.checkpoint_policies.nothing_saveable,
-    "matmuls": jax.checkpoint_policies.dots_saveable,
+    "matmuls": jax.checkpoint_policies.save_only_these_names(PRODUCT),
 }
 
 
@@ -169,12 +172,11 @@ class Transformer(nnx.Module):
                 after.append(written)
             return x, after
 
+        scanned = _scanned(config)
         if config.remat != "none":
-            period = jax.checkpoint(
-                period, policy=_POLICIES[config.remat], prevent_cse=not config.scan_layers
-            )
+            period = jax.checkpoint(period, policy=_POLICIES[config.remat], prevent_cse=not scanned)
         stacks = (list(self.blocks), cache, keys)
-        if config.scan_layers:
+        if scanned:
             return jax.lax.scan(period, x, stacks)
         written = []
         for i in range(config.num_layers // config.period):
@@ -198,3 +200,9 @@ class Transformer(nnx.Module):
         logits = compute.einsum("btd,vd->btv", self.norm(x), table, axes=axes, dtype=wide)
         true = jnp.arange(config.padded_vocab_size) < config.vocab_size
         return jnp.where(true[None, None], logits, jnp.finfo(logits.dtype).min)
+
+
+def _scanned(config: ModelConfig) -> bool:
+    if config.scan_layers is not None:
+        return config.scan_layers
+    return jax.default_backend() != "cpu" or config.num_layers > UNROLLED

@@ -72,6 +72,7 @@ def config(**changes: Any) -> ModelConfig:
         mlp_dim=20,
         vocab_size=11,
         max_length=16,
+        scan_layers=True,
     )
     return ModelConfig(**{**sizes, **changes})
 

@@ -22,6 +22,15 @@ def test_the_program_of_96_layers_is_as_long_as_that_of_4(remat):
     assert abs(deep - shallow) < 0.05 * shallow
 
 
+def test_a_cpu_unrolls_up_to_a_dozen_layers():
+    loops = {n: lowered(n, scan_layers=None).as_text().count("stablehlo.while") for n in (12, 14)}
+    assert loops[12] < loops[14]
+    explicit = {
+        s: lowered(12, scan_layers=s).as_text().count("stablehlo.while") for s in (True, False)
+    }
+    assert loops == {12: explicit[False], 14: explicit[True]}
+
+
 def test_the_program_grows_when_unrolled():
     shallow, deep = (len(lowered(n, scan_layers=False).as_text()) for n in (2, 8))
     assert deep > 2 * shallow
