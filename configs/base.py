@@ -27,7 +27,8 @@ def model() -> ConfigDict:
             max_length=config_dict.placeholder(int),  # longest sequence, tokens; None: `length`
             # Attention.
             attention="multihead",  # the variant: "multihead" or "module:Class"
-            attention_backend="dense",  # who computes the pattern: "dense"
+            attention_backend="dense",  # who computes the pattern: "dense" (the whole of it) or
+            #                    "blockwise" (memory grows with the length, not with its square)
             value_map="factored",  # "factored" (value_down, value_up) or "full" (one D x D a head)
             positions="rotary",  # "learned", "rotary" or "none"
             rotary_base=10_000.0,  # wavelength base of rotary positions

@@ -1,6 +1,7 @@
 """Which key a query may see: computed where it is needed, never stored."""
 
 import dataclasses
+from typing import no_type_check
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ from jaxtyping import Array, Bool, Int
 from model.compute import Compute
 
 
+@no_type_check  # as a pytree it also holds shapes and shardings
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Mask:

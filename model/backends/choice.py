@@ -5,14 +5,14 @@ from collections.abc import Callable
 from jaxtyping import Array
 
 from configs.errors import UserError, nearest
-from model.backends import dense
+from model.backends import blockwise, dense
 from model.compute import Compute
 from model.masks import Mask
 
 # Queries, keys, values, mask, logit cap and arithmetic to what each head read.
 Backend = Callable[[Array, Array, Array, Mask, float | None, Compute], Array]
 
-BACKENDS: dict[str, Backend] = {"dense": dense.attend}
+BACKENDS: dict[str, Backend] = {"dense": dense.attend, "blockwise": blockwise.attend}
 
 
 def backend(name: str) -> Backend:
