@@ -1,4 +1,4 @@
-"""The lecture grammar on a laptop: trains in about two minutes on two cores.
+"""The lecture grammar on a laptop: trains in about a minute on two cores.
 
 python -m train --config=configs/toy.py --workdir=runs/toy
 """
