@@ -132,18 +132,13 @@ def sweep(
     for number, (name, setting, own) in enumerate(all_trials, 1):
         folder = workdir / name
         title = ", ".join(f"{k}={v}" for k, v in setting.items()) or "as configured"
-        try:
-            before = _finished(folder, own)
-        except UserError as error:
-            rows.append(dict(name=name, setting=setting, status=f"failed: {error}"))
-            console.print(f"failed: {error}", markup=False, highlight=False)
-            continue
-        if before is not None:
-            console.print(f"[{number}/{len(all_trials)}] {name} finished: {title}", markup=False)
-            rows.append(dict(before, name=name, setting=setting, status="skipped"))
-            continue
         console.print(f"[{number}/{len(all_trials)}] {name}: {title}", markup=False)
         try:
+            before = _finished(folder, own)
+            if before is not None:
+                console.print("finished before", highlight=False)
+                rows.append(dict(before, name=name, setting=setting, status="skipped"))
+                continue
             outcome = run(own, folder, console)
         except (UserError, RuntimeError, MemoryError) as error:  # jax's own are RuntimeErrors
             rows.append(dict(name=name, setting=setting, status=f"failed: {error}"))

@@ -50,24 +50,25 @@ class Numbers:
         Raises:
           UserError: a number is out of its range.
         """
-        optim = config.optim.copy_and_resolve_references()
-        for name, value in optim.items():
-            if isinstance(value, float):
-                with np.errstate(over="ignore", under="ignore"):
-                    optim[name] = float(np.float32(value))  # as the step will have it
+        optim = config.optim
+        floats = {name: value for name, value in optim.items() if isinstance(value, float)}
+        with np.errstate(over="ignore", under="ignore"):
+            held = {name: float(np.float32(value)) for name, value in floats.items()}
         for name in ("learning_rate", "muon_learning_rate", "weight_decay", "clip", "z_loss"):
-            if not 0 <= optim[name] < math.inf:
-                raise UserError(f"optim.{name} = {optim[name]} must be finite and at least 0.")
+            if not 0 <= held[name] < math.inf:
+                raise UserError(
+                    f"optim.{name} = {optim[name]} must be at least 0, and finite in float32."
+                )
         for name in ("b1", "b2", "muon_momentum"):
-            if not 0 <= optim[name] < 1:
+            if not 0 <= held[name] < 1:
                 raise UserError(f"optim.{name} = {optim[name]} must be at least 0 and below 1.")
         for name in ("final_fraction", "decay_fraction"):
-            if not 0 <= optim[name] <= 1:
+            if not 0 <= held[name] <= 1:
                 raise UserError(f"optim.{name} = {optim[name]} must lie between 0 and 1.")
         if optim.warmup_steps < 0:
             raise UserError(f"optim.warmup_steps = {optim.warmup_steps} must be at least 0.")
-        if optim.eps <= 0:
-            raise UserError(f"optim.eps = {optim.eps} must be positive.")
+        if not 0 < held["eps"] < math.inf:
+            raise UserError(f"optim.eps = {optim.eps} must be positive and finite in float32.")
 
         def number(value: int | float) -> Array:
             return jnp.asarray(value, jnp.float32)

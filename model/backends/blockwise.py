@@ -47,25 +47,26 @@ def attend(
 
     A query that sees no key reads zero.
     """
-    rule = Rule(logit_cap, compute.dtype, compute.accumulation_dtype)
+    static = Static(logit_cap, compute.dtype, compute.accumulation_dtype)
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
-        return _in_turn(rule, q, k, v, mask)
+        return _in_turn(static, q, k, v, mask)
     shards = math.prod(mesh.shape[axis] for axis in compute.rules.heads)
     if k.shape[1] > 1 and k.shape[1] % shards:
         # The groups of a shard's heads would begin inside a group.
         k = for_each_query_head(k, q.shape[1], compute)
-        v = for_each_query_head(v, q.shape[1], compute)
+        if v.shape[1] > 1:
+            v = for_each_query_head(v, q.shape[1], compute)
     q, k, v = compute.place(q, OUTPUT), compute.place(k, KEYS), compute.place(v, KEYS)
     return jax.shard_map(
-        functools.partial(_in_turn, rule),
+        functools.partial(_in_turn, static),
         out_specs=compute.rules.spec(OUTPUT, (*q.shape[:3], v.shape[3])),
         check_vma=False,
     )(q, k, v, mask)
 
 
 @dataclasses.dataclass(frozen=True)
-class Rule:
+class Static:
     """What a call has besides arrays: the cap of its logits, the dtypes of operands and sums."""
 
     cap: float | None
@@ -73,14 +74,14 @@ class Rule:
     wide: str
 
 
-def _in_turn(rule: Rule, q: Array, k: Array, v: Array, mask: Mask) -> Array:
+def _in_turn(static: Static, q: Array, k: Array, v: Array, mask: Mask) -> Array:
     """Attends with all heads at once, or on a CPU with as few as stay in its cache."""
     batch, heads, length, _ = q.shape
     groups, shared = k.shape[1], v.shape[1] == 1
-    blocks = batch * heads * BLOCK**2 * jnp.dtype(rule.wide).itemsize
+    blocks = batch * heads * BLOCK**2 * jnp.dtype(static.wide).itemsize
     few = max(length, k.shape[2]) <= BLOCK or blocks <= CACHE
     if few or jax.default_backend() != "cpu":
-        return _attend(rule, q, k, v, mask)
+        return _attend(static, q, k, v, mask)
 
     def row(parts: tuple[Array, Array, Array, Mask]) -> Array:
         q, k, v, mask = parts
@@ -88,7 +89,7 @@ def _in_turn(rule: Rule, q: Array, k: Array, v: Array, mask: Mask) -> Array:
         def group(parts: tuple[Array, Array, Array | None]) -> Array:
             q, k, own = parts
             values = v if own is None else own[None]
-            return _attend(rule, q[None], k[None, None], values[None], mask)[0]
+            return _attend(static, q[None], k[None, None], values[None], mask)[0]
 
         queries = q.reshape(groups, heads // groups, *q.shape[1:])
         return jax.lax.map(group, (queries, k, None if shared else v)).reshape(*q.shape[:2], -1)
@@ -101,13 +102,13 @@ def _in_turn(rule: Rule, q: Array, k: Array, v: Array, mask: Mask) -> Array:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _attend(rule: Rule, q: Array, k: Array, v: Array, mask: Mask) -> Array:
-    return _forward(rule, q, k, v, mask)[0]
+def _attend(static: Static, q: Array, k: Array, v: Array, mask: Mask) -> Array:
+    return _forward(static, q, k, v, mask)[0]
 
 
-def _forward(rule: Rule, q: Array, k: Array, v: Array, mask: Mask) -> tuple[Array, tuple]:
+def _forward(static: Static, q: Array, k: Array, v: Array, mask: Mask) -> tuple[Array, tuple]:
     """Returns what each query reads, and what the backward pass needs."""
-    cut = _Cut(rule, q, k, v, mask)
+    cut = _Cut(static, q, k, v, mask)
     first, last = cut.key_blocks()
 
     def read(i: Array) -> tuple[Array, Array]:
@@ -118,11 +119,13 @@ def _forward(rule: Rule, q: Array, k: Array, v: Array, mask: Mask) -> tuple[Arra
         def add(j: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
             highest, total, mixed = carry
             seen = cut.visible(i, j)
-            logits = jnp.where(seen, cut.logits(queries, j), jnp.finfo(rule.wide).min)
+            logits = jnp.where(seen, cut.logits(queries, j), jnp.finfo(static.wide).min)
             higher = jnp.maximum(highest, logits.max(-1))
             weight = jnp.where(seen, jnp.exp(logits - higher[..., None]), 0)
             shrink = jnp.exp(highest - higher)
-            values = cut.einsum("bgrts,bgsw->bgrtw", cut.shared(weight), cut.keys.block(cut.v, j))
+            values = cut.einsum(
+                "bgrts,bgsw->bgrtw", cut.rows_by_value(weight), cut.keys.block(cut.v, j)
+            )
             return (
                 higher,
                 total * shrink + weight.sum(-1),
@@ -130,26 +133,26 @@ def _forward(rule: Rule, q: Array, k: Array, v: Array, mask: Mask) -> tuple[Arra
             )
 
         start = (
-            jnp.full(rows, jnp.finfo(rule.wide).min, rule.wide),
-            jnp.zeros(rows, rule.wide),
-            jnp.zeros((*rows, v.shape[-1]), rule.wide),
+            jnp.full(rows, jnp.finfo(static.wide).min, static.wide),
+            jnp.zeros(rows, static.wide),
+            jnp.zeros((*rows, v.shape[-1]), static.wide),
         )
         highest, total, mixed = _loop(first[i], last[i], add, start, cut.keys.count)
-        total = jnp.maximum(total, jnp.finfo(rule.wide).tiny)
-        return (mixed / total[..., None]).astype(rule.dtype), highest + jnp.log(total)
+        total = jnp.maximum(total, jnp.finfo(static.wide).tiny)
+        return (mixed / total[..., None]).astype(static.dtype), highest + jnp.log(total)
 
     out, log_sum = cut.queries.each(read)
     out = cut.whole(out)
     return out, (q, k, v, mask, out, log_sum)
 
 
-def _backward(rule: Rule, kept: tuple, dout: Array) -> tuple[Array, Array, Array, None]:
+def _backward(static: Static, kept: tuple, dout: Array) -> tuple[Array, Array, Array, None]:
     q, k, v, mask, out, log_sum = kept
-    cut = _Cut(rule, q, k, v, mask)
+    cut = _Cut(static, q, k, v, mask)
     first, last = cut.query_blocks()
     # The gradient of a softmax needs the mean of its inputs' gradients: that of the output by it.
-    mean = cut.grouped((dout.astype(rule.wide) * out.astype(rule.wide)).sum(-1))
-    dout = cut.grouped(dout.astype(rule.dtype))
+    mean = cut.grouped((dout.astype(static.wide) * out.astype(static.wide)).sum(-1))
+    dout = cut.grouped(dout.astype(static.dtype))
 
     def read(j: Array, dq: Array) -> tuple[Array, tuple[Array, Array]]:
         """Returns the gradients of the keys and values of block j; adds its share of dq."""
@@ -165,25 +168,25 @@ def _backward(rule: Rule, kept: tuple, dout: Array) -> tuple[Array, Array, Array
             seen = jnp.moveaxis(cut.visible(i, j), -1, 2)
             weight = jnp.exp(logits - cut.queries.block(log_sum, i)[:, :, None])
             weight = jnp.where(seen, weight, 0)
-            by_value = cut.shared_rows(given)
-            flat = cut.shared_columns(weight)
+            by_value = cut.rows_by_value(given)
+            flat = cut.columns_by_value(weight)
             dvalues += cut.einsum("bgsrt,bgrtw->bgsw", flat, by_value)
             change = cut.einsum("bgsw,bgrtw->bgsrt", values, by_value)
-            change = cut.unshared_columns(change, weight.shape)
+            change = cut.columns_by_key(change, weight.shape)
             change = weight * (change - cut.queries.block(mean, i)[:, :, None])
-            if rule.cap is not None:
-                change = change * (1 - jnp.square(logits / rule.cap))
-            change = change.astype(rule.dtype)
+            if static.cap is not None:
+                change = change * (1 - jnp.square(logits / static.cap))
+            change = change.astype(static.dtype)
             dkeys += cut.einsum("bgsrt,bgrtk->bgsk", change, queries)
             # The queries' too, so that the small keys are turned and not the block.
             own = cut.einsum("bgks,bgsrt->bgkrt", turned_keys, change)
             return cut.queries.add(dq, i, own, axis=4), dkeys, dvalues
 
-        start = (dq, jnp.zeros(keys.shape, rule.wide), jnp.zeros(values.shape, rule.wide))
+        start = (dq, jnp.zeros(keys.shape, static.wide), jnp.zeros(values.shape, static.wide))
         dq, dkeys, dvalues = _loop(first[j], last[j], add, start, cut.queries.count)
         return dq, (dkeys.astype(k.dtype), dvalues.astype(v.dtype))
 
-    dq = jnp.zeros(jnp.moveaxis(cut.q, -1, 2).shape, rule.wide)
+    dq = jnp.zeros(jnp.moveaxis(cut.q, -1, 2).shape, static.wide)
     dq, (dk, dv) = cut.keys.each_with(read, dq)
     dq = cut.whole(jnp.moveaxis(dq, 2, -1) * cut.scale).astype(q.dtype)
     return dq, dk[:, :, : k.shape[2]], dv[:, :, : v.shape[2]], None
@@ -249,8 +252,8 @@ class _Blocks:
 class _Cut:
     """The arrays of a call, padded to whole blocks: queries as [B, G, r, T, K] with r = H / G."""
 
-    def __init__(self, rule: Rule, q: Array, k: Array, v: Array, mask: Mask):
-        self.rule, self.window = rule, mask.window
+    def __init__(self, static: Static, q: Array, k: Array, v: Array, mask: Mask):
+        self.static, self.window = static, mask.window
         self.heads, self.groups, self.value_groups = q.shape[1], k.shape[1], v.shape[1]
         self.queries, self.keys = _Blocks(q.shape[2], 3), _Blocks(k.shape[2], 2)
         self.scale = q.shape[-1] ** -0.5
@@ -277,34 +280,33 @@ class _Cut:
         return x[:, :, : self.queries.length]
 
     # Values may have other groups than keys: one for all heads, with a full value map.
-    def shared(self, x: Array) -> Array:
-        """Groups [B, G, r, T, S] as the values are."""
-        return self.shared_rows(x).astype(self.rule.dtype)
-
-    def shared_rows(self, x: Array) -> Array:
+    def rows_by_value(self, x: Array) -> Array:
+        """Groups [B, G, r, T, ...] as the values are, in the type of operands."""
+        x = x.astype(self.static.dtype)
         return x.reshape(x.shape[0], self.value_groups, -1, *x.shape[3:])
 
-    def shared_columns(self, x: Array) -> Array:
-        """Groups [B, G, S, r, T] as the values are."""
-        x = x.astype(self.rule.dtype)
+    def columns_by_value(self, x: Array) -> Array:
+        """Groups [B, G, S, r, T] as the values are, in the type of operands."""
+        x = x.astype(self.static.dtype)
         if self.value_groups == self.groups:
             return x
         return jnp.moveaxis(x, 2, 1).reshape(x.shape[0], 1, x.shape[2], -1, x.shape[4])
 
-    def unshared_columns(self, x: Array, shape: tuple[int, ...]) -> Array:
+    def columns_by_key(self, x: Array, shape: tuple[int, ...]) -> Array:
+        """Undoes ``columns_by_value``, back to [B, G, S, r, T]."""
         if self.value_groups == self.groups:
             return x
         moved = (shape[0], shape[2], shape[1], *shape[3:])
         return jnp.moveaxis(x.reshape(moved), 1, 2)
 
     def einsum(self, subscripts: str, x: Array, y: Array) -> Array:
-        return jnp.einsum(subscripts, x, y, preferred_element_type=self.rule.wide)
+        return jnp.einsum(subscripts, x, y, preferred_element_type=self.static.wide)
 
     def logits(self, queries: Array, j: Array) -> Array:
         return self.capped(self.einsum("bgrtk,bgsk->bgrts", queries, self.keys.block(self.k, j)))
 
     def capped(self, logits: Array) -> Array:
-        cap = self.rule.cap
+        cap = self.static.cap
         return logits if cap is None else cap * jnp.tanh(logits / cap)
 
     def visible(self, i: Array, j: Array) -> Bool[Array, "b 1 1 T S"]:

@@ -119,12 +119,12 @@ def test_queries_that_stand_anywhere_read_a_cache(monkeypatch):
 def test_only_blocks_that_are_seen_are_computed(monkeypatch):
     monkeypatch.setattr(blockwise, "BLOCK", 4)
     (q, k, v, _), mask, cap = drawn(window=3)
-    rule = blockwise.Rule(cap, "float32", "float32")
-    first, last = blockwise._Cut(rule, q, k, v, mask).key_blocks()
+    static = blockwise.Static(cap, "float32", "float32")
+    first, last = blockwise._Cut(static, q, k, v, mask).key_blocks()
     # Blocks of 4 tokens (the last of 1): each sees itself and 2 tokens of the one before.
     np.testing.assert_array_equal(first, [0, 0, 1, 2])
     np.testing.assert_array_equal(last, [1, 2, 3, 4])
-    first, last = blockwise._Cut(rule, q, k, v, mask.within(None)).query_blocks()
+    first, last = blockwise._Cut(static, q, k, v, mask.within(None)).query_blocks()
     np.testing.assert_array_equal(first, [0, 1, 2, 3])
     np.testing.assert_array_equal(last, [4, 4, 4, 4])
 

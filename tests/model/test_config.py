@@ -129,3 +129,8 @@ def test_every_valid_config_has_gradients(
     assert shapes[0] == shapes[1]
     logits = jax.eval_shape(lambda m, t: m.decode(t, t, m.empty_cache(2, 8))[0], model, tokens)
     assert (logits.shape, logits.dtype) == ((2, 5, 128), jnp.float32)
+
+
+def test_a_run_without_tokens_is_refused():
+    with pytest.raises(UserError, match="length = 0 must be at least 1"):
+        ModelConfig.from_config(base.get_config().model, 5, 0)
