@@ -47,6 +47,8 @@ def model() -> ConfigDict:
             # How it is computed.
             scan_layers=config_dict.placeholder(bool),  # scan over the blocks (compile time free
             #                    of depth) or unroll them; None: unrolled up to 12 layers on a CPU
+            join_projections=config_dict.placeholder(bool),  # queries, keys and values as one
+            #                    product, where heads are not split; None: on a CPU
             remat="none",  # what the backward pass recomputes: "none", "block" (all but the
             #                block's input), "matmuls" (keeps the results of matrix products)
             dtype="float32",  # operands of matrix products and activations

@@ -142,21 +142,18 @@ class Multihead(nnx.Module):
 
         With a full value map the values are the residuals themselves, one for all heads.
         """
-        compute = self.compute
-        q = compute.einsum(
-            "btd,dhk->bhtk", x, self.query, axes=QUERIES, bias=_by_head(self.query_bias)
-        )
-        k = compute.einsum("btd,dgk->bgtk", x, self.key, axes=KEYS, bias=_by_head(self.key_bias))
+        matrices, biases = [self.query, self.key], [self.query_bias, self.key_bias]
+        if not self.full:
+            matrices.append(self.value_down)
+            biases.append(self.value_bias)
+        plain = [None if bias is None else bias[...] for bias in biases]
+        q, k, *v = self.compute.project(x, matrices, plain, (QUERIES, KEYS, KEYS)[: len(matrices)])
         if self.query_norm is not None and self.key_norm is not None:
             q, k = self.query_norm(q), self.key_norm(k)
         if self.config.positions == "rotary":
             q = rotate(q, positions, self.config.rotary_base)
             k = rotate(k, positions, self.config.rotary_base)
-        if self.full:
-            return q, k, x[:, None].astype(q.dtype)
-        bias = _by_head(self.value_bias)
-        v = compute.einsum("btd,dgr->bgtr", x, self.value_down, axes=KEYS, bias=bias)
-        return q, k, v
+        return q, k, v[0] if v else x[:, None].astype(q.dtype)
 
     def write(
         self, x: Float[Array, "B T D"], mixed: Float[Array, "B H T R"]
@@ -181,10 +178,6 @@ class Multihead(nnx.Module):
         c = self.config
         groups, rank = (1, c.embed_dim) if self.full else (c.num_kv_heads, c.value_dim)
         return (batch, c.num_kv_heads, length, c.head_dim), (batch, groups, length, rank)
-
-
-def _by_head(bias: nnx.Param | None) -> Float[Array, "1 H 1 K"] | None:
-    return None if bias is None else bias[...][None, :, None]
 
 
 def variant(name: str) -> Any:

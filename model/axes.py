@@ -49,7 +49,7 @@ class ShardingRules:
             return None
         parts: list[MeshAxes | None] = []
         for i, axis in enumerate(axes):
-            over = tuple(m for m in getattr(self, axis or "", ()) if m in sizes)
+            over = tuple(m for m in getattr(self, axis or "", ()) if sizes.get(m, 1) > 1)
             shards = math.prod(sizes[m] for m in over)
             fits = shape is None or shape[i] % shards == 0
             parts.append(over if over and fits else None)

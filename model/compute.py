@@ -1,6 +1,8 @@
 """How arrays are computed: dtypes of operands and sums, and where results live."""
 
 import dataclasses
+import itertools
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -24,16 +26,21 @@ class Compute:
       dtype: of activations and of operands of matrix products.
       accumulation_dtype: of sums, softmax and norms.
       rules: maps logical axes to mesh axes.
+      joins: several matrices that read the same are one product where that can be.
     """
 
     dtype: str
     accumulation_dtype: str
     rules: ShardingRules
+    joins: bool = False
 
     @classmethod
     def of(cls, config: ModelConfig, rules: ShardingRules) -> "Compute":
         """Returns the arithmetic that a config asks for."""
-        return cls(config.dtype, config.accumulation_dtype, rules)
+        joins = config.join_projections
+        if joins is None:
+            joins = jax.default_backend() == "cpu"
+        return cls(config.dtype, config.accumulation_dtype, rules, joins)
 
     def place(self, x: Array, axes: Axes) -> Array:
         """Moves an array to where its logical axes say; without a mesh, returns it."""
@@ -79,6 +86,47 @@ class Compute:
             result = result + bias.astype(result.dtype)
         return checkpoint_name(result.astype(dtype or self.dtype), PRODUCT)
 
+    def project(
+        self,
+        x: Float[Array, "B T D"],
+        matrices: Sequence[nnx.Param],
+        biases: Sequence[Array | None],
+        axes: Sequence[Axes],
+    ) -> list[Float[Array, "B h T w"]]:
+        """Multiplies the residual by several matrices [D, h, w] of heads.
+
+        Where ``joins`` they become one product: a CPU is faster at it, from as many tokens on as
+        make good for copying the matrices side by side. Heads that are split are not joined.
+
+        Args:
+          x: the normed residual.
+          matrices: of heads; each may have other sizes.
+          biases: [h, w] of each, or None.
+          axes: logical axes of each result.
+        """
+        widths = [matrix.shape[1] * matrix.shape[2] for matrix in matrices]
+        split = self.rules.spec(("heads",)) or (None,)
+        if not self.joins or split[0] is not None or x.shape[0] * x.shape[1] < x.shape[2]:
+            return [
+                self.einsum("btd,dhk->bhtk", x, w, axes=a, bias=_for_tokens(b))
+                for w, b, a in zip(matrices, biases, axes, strict=True)
+            ]
+        flat = [self.weight(matrix).reshape(x.shape[2], -1) for matrix in matrices]
+        bias = None
+        if any(b is not None for b in biases):
+            none = [jnp.zeros(width) for width in widths]
+            parts = [n if b is None else b.reshape(-1) for b, n in zip(biases, none, strict=True)]
+            bias = jnp.concatenate(parts)[None, None]
+        joined = self.einsum(
+            "btd,de->bte", x, jnp.concatenate(flat, 1), axes=("batch", "length", None), bias=bias
+        )
+        found = []
+        ends = itertools.accumulate(widths[:-1])
+        for part, w, a in zip(jnp.split(joined, list(ends), 2), matrices, axes, strict=True):
+            heads = part.reshape(*part.shape[:2], *w.shape[1:]).swapaxes(1, 2)
+            found.append(self.place(heads, a))
+        return found
+
     def dropout(
         self, x: Float[Array, "*shape"], rate: float, key: Array | None, axes: Axes
     ) -> Float[Array, "*shape"]:
@@ -88,6 +136,10 @@ class Compute:
         spec = self.rules.spec(axes, x.shape)
         chance = jax.random.uniform(key, x.shape, out_sharding=spec)
         return jnp.where(chance < rate, 0, x / (1 - rate)).astype(x.dtype)
+
+
+def _for_tokens(bias: Array | None) -> Float[Array, "1 h 1 w"] | None:
+    return None if bias is None else bias[None, :, None]
 
 
 def _bare(x: Array) -> jax.ShapeDtypeStruct:

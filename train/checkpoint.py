@@ -29,6 +29,7 @@ SAFE = (
     "model.attention_backend",
     "model.remat",
     "model.scan_layers",
+    "model.join_projections",
     "optim.learning_rate",
     "optim.muon_learning_rate",
     "optim.schedule",

@@ -1,0 +1,81 @@
+"""Interleaved rounds: contenders run by turns, each in a process of its own."""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class Contender:
+    """A contender in a process that waits between its turns."""
+
+    def __init__(self, name: str, environment: Mapping[str, str] | None = None, **arguments: object):
+        """Starts it.
+
+        Args:
+          name: "module:Class", under ``bench.contenders``.
+          environment: variables to set.
+          arguments: of the class.
+        """
+        self.errors = tempfile.TemporaryFile("w+")
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "bench.worker", f"bench.contenders.{name}", json.dumps(arguments)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.errors,
+            text=True,
+            cwd=ROOT,
+            env={**os.environ, **(environment or {})},
+        )
+        self.answers: list[dict] = []
+        self._answer()
+
+    def run(self, repetitions: int) -> dict:
+        """Returns what the contender measured: ``seconds`` of all, ``peak_bytes``, and its own."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"{repetitions}\n")
+        self.process.stdin.flush()
+        answer = self._answer()
+        answer["seconds"] /= repetitions
+        self.answers.append(answer)
+        return answer
+
+    def close(self) -> None:
+        """Ends the process."""
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self.process.stdin.close()
+        self.process.wait()
+        self.process.stdout.close()
+        self.errors.close()
+
+    def _answer(self) -> dict:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            self.errors.seek(0)
+            raise RuntimeError(f"{self.process.args} ended:\n{self.errors.read()[-4000:]}")
+        return json.loads(line)
+
+
+def interleave(contenders: Mapping[str, Contender], rounds: int, repetitions: int) -> None:
+    """Lets each contender run in each round, after one round that does not count."""
+    for contender in contenders.values():
+        contender.run(repetitions)
+        contender.answers.clear()
+    for i in range(rounds):
+        order = list(contenders.values())
+        # Whoever follows another finds its traces in the caches: none always goes first.
+        for contender in order[i % len(order) :] + order[: i % len(order)]:
+            contender.run(repetitions)
+
+
+def ratio(ours: list[float], theirs: list[float]) -> dict[str, float]:
+    """Returns the median, lowest and highest ratio ``theirs / ours`` over the rounds."""
+    ratios = [b / a for a, b in zip(ours, theirs, strict=True)]
+    return dict(median=statistics.median(ratios), lowest=min(ratios), highest=max(ratios))
