@@ -15,17 +15,18 @@ ROOT = Path(__file__).resolve().parent.parent
 class Contender:
     """A contender in a process that waits between its turns."""
 
-    def __init__(self, name: str, environment: Mapping[str, str] | None = None, **arguments: object):
+    def __init__(self, name: str, environment: Mapping[str, str] | None = None, **settings: object):
         """Starts it.
 
         Args:
           name: "module:Class", under ``bench.contenders``.
           environment: variables to set.
-          arguments: of the class.
+          settings: arguments of the class.
         """
-        self.errors = tempfile.TemporaryFile("w+")
+        self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115
+        command = ["-m", "bench.worker", f"bench.contenders.{name}", json.dumps(settings)]
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "bench.worker", f"bench.contenders.{name}", json.dumps(arguments)],
+            [sys.executable, *command],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.errors,
@@ -33,14 +34,16 @@ class Contender:
             cwd=ROOT,
             env={**os.environ, **(environment or {})},
         )
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self._to, self._from = self.process.stdin, self.process.stdout
         self.answers: list[dict] = []
         self._answer()
 
     def run(self, repetitions: int) -> dict:
-        """Returns what the contender measured: ``seconds`` of all, ``peak_bytes``, and its own."""
-        assert self.process.stdin is not None
-        self.process.stdin.write(f"{repetitions}\n")
-        self.process.stdin.flush()
+        """Returns what the contender measured: ``seconds`` of one, ``peak_bytes``, and its own."""
+        self._to.write(f"{repetitions}\n")
+        self._to.flush()
         answer = self._answer()
         answer["seconds"] /= repetitions
         self.answers.append(answer)
@@ -48,15 +51,13 @@ class Contender:
 
     def close(self) -> None:
         """Ends the process."""
-        assert self.process.stdin is not None and self.process.stdout is not None
-        self.process.stdin.close()
+        self._to.close()
         self.process.wait()
-        self.process.stdout.close()
+        self._from.close()
         self.errors.close()
 
     def _answer(self) -> dict:
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
+        line = self._from.readline()
         if not line:
             self.errors.seek(0)
             raise RuntimeError(f"{self.process.args} ended:\n{self.errors.read()[-4000:]}")

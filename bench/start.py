@@ -112,7 +112,5 @@ def batches(
         rows[:, 0] = rng.integers(shape.vocab, size=shape.batch)
         for t in range(shape.length):
             anything = rng.integers(shape.vocab, size=shape.batch)
-            rows[:, t + 1] = np.where(
-                rng.random(shape.batch) < 0.9, follower[rows[:, t]], anything
-            )
+            rows[:, t + 1] = np.where(rng.random(shape.batch) < 0.9, follower[rows[:, t]], anything)
         yield rows[:, :-1], rows[:, 1:]

@@ -27,8 +27,10 @@ def model() -> ConfigDict:
             max_length=config_dict.placeholder(int),  # longest sequence, tokens; None: `length`
             # Attention.
             attention="multihead",  # the variant: "multihead" or "module:Class"
-            attention_backend="dense",  # who computes the pattern: "dense" (the whole of it) or
-            #                    "blockwise" (memory grows with the length, not with its square)
+            attention_backend="auto",  # who computes the pattern: "dense" (the whole of it),
+            #                    "pieces" (a few that stay in a CPU's cache), "blockwise" (memory
+            #                    grows with the length, not with its square) or "auto" (by device
+            #                    and shape)
             value_map="factored",  # "factored" (value_down, value_up) or "full" (one D x D a head)
             positions="rotary",  # "learned", "rotary" or "none"
             rotary_base=10_000.0,  # wavelength base of rotary positions

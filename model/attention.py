@@ -131,7 +131,7 @@ class Multihead(nnx.Module):
             k, v = self.compute.place(k, slots), self.compute.place(v, slots)
             cache = cache.write(k, v, mask.query_index)
             k, v = cache.key.astype(k.dtype), cache.value.astype(v.dtype)
-        attend = backend(self.config.attention_backend)
+        attend = backend(self.config.attention_backend, q.shape, k.shape)
         mixed = attend(q, k, v, mask.within(self.window), self.config.logit_cap, self.compute)
         return self.write(x, mixed), cache
 

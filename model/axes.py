@@ -42,11 +42,12 @@ class ShardingRules:
             (grouped key/value heads, or a batch of one prompt).
 
         Returns:
-          The partition, or None where no mesh is set.
+          The partition, or None where no mesh is set, or each shard is computed by itself.
         """
-        sizes = dict(jax.sharding.get_abstract_mesh().shape)
-        if not sizes:
+        mesh = jax.sharding.get_abstract_mesh()
+        if mesh.empty or mesh.are_all_axes_manual:
             return None
+        sizes = dict(mesh.shape)
         parts: list[MeshAxes | None] = []
         for i, axis in enumerate(axes):
             over = tuple(m for m in getattr(self, axis or "", ()) if sizes.get(m, 1) > 1)

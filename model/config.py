@@ -39,7 +39,7 @@ class ModelConfig:
       vocab_size: V, the true number of tokens.
       max_length: longest sequence in tokens; rows of the table of learned positions.
       attention: the attention variant, "multihead" or "module:Class".
-      attention_backend: who computes the attention pattern.
+      attention_backend: who computes the attention pattern; "auto" leaves it to device and shape.
       value_map: "factored" (value_down then value_up) or "full" (one D x D map a head).
       positions: "learned" (added to the embedding), "rotary" (turns queries and keys) or "none".
       rotary_base: wavelength base of rotary positions.
@@ -73,7 +73,7 @@ class ModelConfig:
     vocab_size: int
     max_length: int
     attention: str = "multihead"
-    attention_backend: str = "dense"
+    attention_backend: str = "auto"
     value_map: str = "factored"
     positions: str = "rotary"
     rotary_base: float = 10_000.0

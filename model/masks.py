@@ -22,6 +22,7 @@ class Mask:
       query_segment: document of each query, [B, T], or None where all is one document.
       key_segment: document of each key, [B, S], or None.
       window: keys that a query sees, its own place included; None sees all before it.
+      in_order: query i and key i stand at place i, so that keys after i are not seen.
     """
 
     query_index: Int[Array, "b T"]
@@ -29,6 +30,7 @@ class Mask:
     query_segment: Int[Array, "B T"] | None = None
     key_segment: Int[Array, "B S"] | None = None
     window: int | None = dataclasses.field(default=None, metadata=dict(static=True))
+    in_order: bool = dataclasses.field(default=False, metadata=dict(static=True))
 
     def visible(self) -> Bool[Array, "b 1 T S"]:
         """Returns where a query sees a key."""
@@ -44,6 +46,21 @@ class Mask:
         """Returns the same mask with another window."""
         return dataclasses.replace(self, window=window)
 
+    def cut(self, rows: slice, queries: slice, keys: slice) -> "Mask":
+        """Returns the mask of some rows, queries and keys."""
+
+        def part(x: Array, places: slice) -> Array:
+            return x[:, places] if x.shape[0] == 1 else x[rows, places]
+
+        of_queries, of_keys = self.query_segment, self.key_segment
+        return Mask(
+            part(self.query_index, queries),
+            part(self.key_index, keys),
+            None if of_queries is None else part(of_queries, queries),
+            None if of_keys is None else part(of_keys, keys),
+            self.window,
+        )
+
 
 def causal(length: int, segments: Int[Array, "B T"] | None, compute: Compute) -> Mask:
     """Returns the mask of whole sequences, each token seeing itself and those before it.
@@ -55,4 +72,5 @@ def causal(length: int, segments: Int[Array, "B T"] | None, compute: Compute) ->
     """
     index = jnp.arange(length)[None]
     keys = None if segments is None else compute.place(segments, ("batch", None))
-    return Mask(compute.place(index, (None, "length")), index, segments, keys)
+    queries = compute.place(index, (None, "length"))
+    return Mask(queries, index, segments, keys, in_order=True)

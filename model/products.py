@@ -47,11 +47,9 @@ def _multiply(product: Product, x: Array, w: Array) -> Array:
     as_matrices = _Matrices.of(product, x, w)
     if as_matrices is not None:
         return as_matrices.multiply(x, w)
-    left, right, result = product.terms
-    summed_last = "".join(sorted(left, key=lambda index: index not in result))
     return jnp.einsum(
-        f"{summed_last},{right}->{result}",
-        _turned(x, left, summed_last),
+        product.subscripts,
+        x,
         w,
         preferred_element_type=product.wide,
         out_sharding=product.spec,
@@ -80,18 +78,20 @@ def _spec(product: Product, x: Array) -> PartitionSpec | None:
 
 @dataclasses.dataclass(frozen=True)
 class _Matrices:
-    """A product as one of two matrices, whose axes are merged indices.
+    """A product as one of two matrices, whose axes are merged indices, or of a batch of them.
 
     Attributes:
       product: the whole.
-      rows: indices of the first operand that the result has.
-      summed: indices of both that it has not.
-      columns: indices of the second operand that the result has.
+      batch: indices that are in all terms.
+      rows: indices of the first operand and the result.
+      summed: indices of both operands.
+      columns: indices of the second operand and the result.
       sizes: of each index.
-      parts: mesh axes over which each index is split, in operands and result; None without a mesh.
+      parts: mesh axes over which each index is split; None without a mesh.
     """
 
     product: Product
+    batch: str
     rows: str
     summed: str
     columns: str
@@ -100,93 +100,96 @@ class _Matrices:
 
     @classmethod
     def of(cls, product: Product, x: Array, w: Array) -> "_Matrices | None":
-        """Returns None where an index is in all terms, or is split inside a merged axis."""
+        """Returns None where an index is split inside a merged axis, or not alike everywhere."""
         left, right, result = product.terms
-        if set(left) & set(right) & set(result):
-            return None
+        batch = "".join(i for i in left if i in right and i in result)
         groups = (
-            "".join(i for i in left if i in result),
+            "".join(i for i in left if i in result and i not in batch),
             "".join(i for i in left if i not in result),
-            "".join(i for i in right if i in result),
+            "".join(i for i in right if i in result and i not in batch),
         )
         sizes = dict(zip(left + right, x.shape + w.shape, strict=True))
         if product.spec is None:
-            return cls(product, *groups, sizes, None)
+            return cls(product, batch, *groups, sizes, None)
         specs = [jax.typeof(x).sharding.spec, jax.typeof(w).sharding.spec, product.spec]
         parts: dict[str, object] = {}
         for term, spec in zip(product.terms, specs, strict=True):
             for index, part in zip(term, spec, strict=True):
-                if part is not None and parts.setdefault(index, part) != part:
+                if parts.setdefault(index, part) != part:
                     return None
-        if any(index in parts for group in groups for index in group[1:]):
+        if any(parts[index] is not None for group in groups for index in group[1:]):
             return None
-        return cls(product, *groups, sizes, parts)
+        return cls(product, batch, *groups, sizes, parts)
 
     def multiply(self, x: Array, w: Array) -> Array:
         left, right, result = self.product.terms
-        x, x_sum = self._matrix(x, left, self.rows)
-        w, w_sum = self._matrix(w, right, self.columns)
-        # One is turned where sums run over the first axis of both: the smaller.
-        swapped = x_sum == 0 and (w.size, result[0] in self.rows) < (x.size, True)
+        x, x_sums_first = self._matrix(x, left, self.rows)
+        w, w_sums_first = self._matrix(w, right, self.columns)
+        # Where sums run over the first axis of both, one is turned: the smaller.
+        both_first = x_sums_first and w_sums_first
+        swapped = both_first and (w.size, self._leads(self.columns)) < (x.size, True)
         if swapped:
-            out = self._dot(w, w_sum, x, x_sum, self.columns)
+            made = self.batch + self.columns + self.rows
+            out = self._dot(w, w_sums_first, self.columns, x, x_sums_first, self.rows)
         else:
-            out = self._dot(x, x_sum, w, w_sum, self.rows)
-        made = self.columns + self.rows if swapped else self.rows + self.columns
-        if x_sum == 0 and made != result:
+            made = self.batch + self.rows + self.columns
+            out = self._dot(x, x_sums_first, self.rows, w, w_sums_first, self.columns)
+        if x_sums_first and made != result:
             # Else the compiler would turn the other one, to save turning the result.
             out = jax.lax.optimization_barrier(out)
-        out = jnp.reshape(out, [self.sizes[i] for i in made], out_sharding=self._spec(made))
-        return _ordered(out, made, result)
+        shape = [self.sizes[i] for i in made]
+        return _ordered(jnp.reshape(out, shape, out_sharding=self._split(*made)), made, result)
 
-    def _matrix(self, x: Array, indices: str, own: str) -> tuple[Array, int]:
-        """Merges an operand's own indices and the summed ones; tells where the latter are."""
-        orders = (own + self.summed, self.summed + own)
-        if indices not in orders:
-            x, indices = _ordered(x, indices, orders[0]), orders[0]
-        place = 1 if indices == orders[0] else 0
-        groups = (own, self.summed) if place else (self.summed, own)
-        shape = [math.prod(self.sizes[i] for i in group) for group in groups]
-        return jnp.reshape(x, shape, out_sharding=self._merged(*groups)), place
+    def _leads(self, group: str) -> bool:
+        """Tells whether a group does not come first in the result."""
+        rest = [i for i in self.product.terms[2] if i not in self.batch]
+        return not rest or rest[0] not in group
 
-    def _dot(self, x: Array, x_sum: int, w: Array, w_sum: int, first: str) -> Array:
-        if x.dtype.itemsize == 2 and x_sum == 0:
-            x, x_sum = _turned(x, "ab", "ba"), 1
-        second = self.columns if first == self.rows else self.rows
+    def _matrix(self, x: Array, indices: str, own: str) -> tuple[Array, bool]:
+        """Merges an operand's own indices and the summed ones; tells whether the latter lead."""
+        sums_last, sums_first = self.batch + own + self.summed, self.batch + self.summed + own
+        if indices not in (sums_last, sums_first):
+            x, indices = _ordered(x, indices, sums_last), sums_last
+        groups = (own, self.summed) if indices == sums_last else (self.summed, own)
+        merged = [math.prod(self.sizes[i] for i in group) for group in groups]
+        shape = [*(self.sizes[i] for i in self.batch), *merged]
+        x = jnp.reshape(x, shape, out_sharding=self._split(*self.batch, *groups))
+        return x, indices != sums_last
+
+    def _dot(
+        self, x: Array, x_sums_first: bool, rows: str, w: Array, w_sums_first: bool, columns: str
+    ) -> Array:
+        axes = len(self.batch)
+        if x.dtype.itemsize == 2 and x_sums_first:
+            x, x_sums_first = _turned(x), False
+        batch = tuple(range(axes))
+        summed = ((axes + (not x_sums_first),), (axes + (not w_sums_first),))
         return jax.lax.dot_general(
             x,
             w,
-            (((x_sum,), (w_sum,)), ((), ())),
+            (summed, (batch, batch)),
             preferred_element_type=jnp.dtype(self.product.wide),
-            out_sharding=self._merged(first, second),
+            out_sharding=self._split(*self.batch, rows, columns),
         )
 
-    def _spec(self, indices: str) -> PartitionSpec | None:
-        if self.parts is None:
-            return None
-        return PartitionSpec(*(self.parts.get(index) for index in indices))
-
-    def _merged(self, *groups: str) -> PartitionSpec | None:
+    def _split(self, *groups: str) -> PartitionSpec | None:
         """Returns how axes of merged indices are split: as the first index of each."""
         if self.parts is None:
             return None
-        return PartitionSpec(*(self.parts.get(group[0]) if group else None for group in groups))
+        return PartitionSpec(*(self.parts[group[0]] if group else None for group in groups))
 
 
 def _ordered(x: Array, indices: str, wanted: str) -> Array:
     return x.transpose(tuple(indices.index(i) for i in wanted))
 
 
-def _turned(x: Array, indices: str, wanted: str) -> Array:
-    """Transposes; an array of 16 bits is written in its new order on a CPU.
+def _turned(x: Array) -> Array:
+    """Transposes matrices of 16 bits; on a CPU they are written in their new order.
 
     XLA's CPU kernels for 16 bits want the summed index of the left operand last in memory, and
     compute in float32 otherwise.
     """
-    turned = _ordered(x, indices, wanted)
-    if indices == wanted or x.dtype.itemsize != 2:
-        return turned
     row_major = Layout(tuple(range(x.ndim)))
     return jax.lax.platform_dependent(
-        turned, cpu=lambda t: with_layout_constraint(t, row_major), default=lambda t: t
+        x.swapaxes(-1, -2), cpu=lambda t: with_layout_constraint(t, row_major), default=lambda t: t
     )

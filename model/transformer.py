@@ -11,7 +11,7 @@ from configs.errors import UserError
 from model import masks
 from model.attention import RESIDUAL
 from model.axes import ShardingRules
-from model.backends.choice import backend
+from model.backends import choice
 from model.block import Block
 from model.cache import Cache, empty
 from model.compute import PRODUCT, Compute
@@ -46,7 +46,7 @@ class Transformer(nnx.Module):
           key: of all parameters.
           rules: maps logical axes to the axes of the mesh that is set.
         """
-        backend(config.attention_backend)
+        choice.check(config.attention_backend)
         rules = rules or ShardingRules()
         self.config = config
         self.compute = Compute.of(config, rules)

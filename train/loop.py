@@ -15,6 +15,7 @@ from rich.console import Console
 
 from configs import resolved
 from configs.errors import UserError
+from model.backends import choice
 from model.axes import ShardingRules, check_mesh, make_mesh
 from model.config import ModelConfig
 from model.saved import CONFIG, damaged_steps, write_text
@@ -127,6 +128,7 @@ def _run(
     checkpoints = Checkpoints(workdir, config, sources.tokenizer, sources.digest)
     state = _first_state(config, model_config, optimizer, checkpoints, sources, mesh, console)
     start = int(state.step)
+    console.print(choice.said(model_config, config.batch_size, config.length), highlight=False)
     for name, (old, new) in changes.items():
         console.print(f"config.{name}: {old!r} -> {new!r}", highlight=False, markup=False)
     if start >= config.steps:

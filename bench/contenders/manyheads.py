@@ -43,9 +43,7 @@ class Training:
             name: jax.device_put(arrays[name], old.sharding)
             for name, old in named_arrays(state.model).items()
         }
-        self.state = type(state)(
-            state.step, with_arrays(state.model, arrays), state.optimizer
-        )
+        self.state = type(state)(state.step, with_arrays(state.model, arrays), state.optimizer)
         self.numbers = Numbers.of(self.config)
         self.step = make_step(self.config, optimizer)
         self.batches = start.batches(self.shape)

@@ -11,7 +11,6 @@ matrix products, the backward pass runs the forward one again.
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -19,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from model.backends.dense import for_each_query_head
+from model.backends.shards import on_shards
 from model.compute import Compute
 from model.masks import Mask
 
@@ -29,8 +28,6 @@ BLOCK = 512
 # Bytes of the pattern's blocks that a CPU works on at once: they are read again soon.
 CACHE = 4 * 2**20
 
-OUTPUT = ("batch", "heads", "length", None)
-KEYS = ("batch", "kv_heads", None, None)
 # A place that padded keys have, behind every query.
 NEVER = 2**30
 
@@ -48,21 +45,7 @@ def attend(
     A query that sees no key reads zero.
     """
     static = Static(logit_cap, compute.dtype, compute.accumulation_dtype)
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty:
-        return _in_turn(static, q, k, v, mask)
-    shards = math.prod(mesh.shape[axis] for axis in compute.rules.heads)
-    if k.shape[1] > 1 and k.shape[1] % shards:
-        # The groups of a shard's heads would begin inside a group.
-        k = for_each_query_head(k, q.shape[1], compute)
-        if v.shape[1] > 1:
-            v = for_each_query_head(v, q.shape[1], compute)
-    q, k, v = compute.place(q, OUTPUT), compute.place(k, KEYS), compute.place(v, KEYS)
-    return jax.shard_map(
-        functools.partial(_in_turn, static),
-        out_specs=compute.rules.spec(OUTPUT, (*q.shape[:3], v.shape[3])),
-        check_vma=False,
-    )(q, k, v, mask)
+    return on_shards(functools.partial(_in_turn, static), q, k, v, mask, compute)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,8 +8,7 @@ from configs.errors import UserError
 from model import masks
 from model.attention import Multihead, variant
 from model.axes import ShardingRules
-from model.backends import dense
-from model.backends.choice import backend
+from model.backends import choice, dense
 from model.compute import Compute
 from model.transformer import Transformer
 from tests.model import reference, small
@@ -108,6 +107,23 @@ def test_unknown_variants_are_named(name, sentence):
 
 
 def test_an_unknown_backend_is_named():
-    assert backend("dense") is dense.attend
+    shape = (2, 4, 16, 8)
+    assert choice.backend("dense", shape, shape) is dense.attend
     with pytest.raises(UserError, match=r"model.attention_backend = 'dens' .*mean 'dense'"):
         Transformer(small.config(attention_backend="dens"), jax.random.key(0))
+
+
+@pytest.mark.parametrize(
+    ("device", "queries", "keys", "expected"),
+    [
+        ("cpu", 64, 64, "pieces"),
+        ("cpu", 512, 512, "pieces"),
+        ("cpu", 513, 513, "blockwise"),
+        ("cpu", 1, 4096, "dense"),
+        ("gpu", 512, 512, "dense"),
+        ("tpu", 1024, 1024, "blockwise"),
+    ],
+)
+def test_auto_goes_by_device_and_shape(monkeypatch, device, queries, keys, expected):
+    monkeypatch.setattr(jax, "default_backend", lambda: device)
+    assert choice.automatic((2, 4, queries, 8), (2, 4, keys, 8)) == expected

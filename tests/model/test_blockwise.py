@@ -7,55 +7,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from model.axes import ShardingRules, make_mesh
 from model.backends import blockwise, dense
-from model.compute import Compute
 from model.masks import Mask, causal
 from model.transformer import Transformer
 from tests.model import small
-
-COMPUTE = Compute("float32", "float32", ShardingRules())
-BATCH, LENGTH, HEADS, WIDTH, RANK = 2, 13, 4, 6, 5
-
-KINDS = {
-    "plain": {},
-    "grouped": dict(groups=2),
-    "multi-query": dict(groups=1),
-    "full value map": dict(groups=2, value_groups=1, rank=9),
-    "windowed": dict(window=5),
-    "a window of one": dict(window=1),
-    "capped": dict(cap=0.7),
-    "documents": dict(segments=True),
-    "all": dict(groups=2, window=6, cap=1.5, segments=True),
-}
-
-
-def drawn(groups=HEADS, value_groups=None, rank=RANK, window=None, segments=False, cap=None):
-    """Returns queries, keys, values and what the gradient is given, with mask and cap."""
-    rng = np.random.default_rng(0)
-    shapes = [
-        (BATCH, HEADS, LENGTH, WIDTH),
-        (BATCH, groups, LENGTH, WIDTH),
-        (BATCH, value_groups or groups, LENGTH, rank),
-        (BATCH, HEADS, LENGTH, rank),
-    ]
-    arrays = [jnp.asarray(rng.standard_normal(shape), jnp.float32) for shape in shapes]
-    documents = jnp.asarray(np.sort(rng.integers(0, 3, (BATCH, LENGTH)), 1)) if segments else None
-    return arrays, causal(LENGTH, documents, COMPUTE).within(window), cap
-
-
-def both(attend, q, k, v, given, mask, cap, compute=COMPUTE):
-    """Returns what queries read, and the gradients of queries, keys and values."""
-
-    def run(q, k, v, given, mask):
-        return value_and_gradients(attend, q, k, v, given, mask, cap, compute)
-
-    return small.quickly(run)(q, k, v, given, mask)
-
-
-def value_and_gradients(attend, q, k, v, given, mask, cap, compute=COMPUTE):
-    out, pull = jax.vjp(lambda q, k, v: attend(q, k, v, mask, cap, compute), q, k, v)
-    return out, *pull(given.astype(out.dtype))
+from tests.model.attending import (
+    COMPUTE,
+    KINDS,
+    LENGTH,
+    both,
+    check_on_a_mesh,
+    drawn,
+    value_and_gradients,
+)
 
 
 @pytest.mark.parametrize(
@@ -76,34 +40,7 @@ def test_values_and_gradients_are_those_of_dense(monkeypatch, kind, block, cache
 @pytest.mark.parametrize("kind", ["plain", "grouped", "multi-query", "full value map", "all"])
 def test_on_a_mesh_it_is_the_same(monkeypatch, kind):
     monkeypatch.setattr(blockwise, "BLOCK", 4)
-    arrays, mask, cap = drawn(**KINDS[kind])
-    # Thirteen tokens do not split over the context; twelve do.
-    arrays = [array[:, :, :12] for array in arrays]
-    expected = both(dense.attend, *arrays, cut(mask), cap)
-    sizes = dict(data=1, fsdp=1, heads=4, context=2)
-    with jax.set_mesh(make_mesh(sizes, jax.devices())):
-        place = COMPUTE.place
-        q, k, v, given = arrays
-        axes = ("batch", "heads", "length", None)
-        kv = ("batch", "kv_heads", "length", None)
-        placed = [place(q, axes), place(k, kv), place(v, kv), place(given, axes)]
-        own = cut(mask)
-        own = dataclasses.replace(
-            own,
-            query_index=place(own.query_index, (None, "length")),
-            query_segment=None
-            if own.query_segment is None
-            else place(own.query_segment, ("batch", "length")),
-        )
-        found = both(blockwise.attend, *placed, own, cap)
-        for array, whole in zip(found, expected, strict=True):
-            np.testing.assert_allclose(np.asarray(array), whole, rtol=0, atol=5e-6)
-
-
-def cut(mask):
-    """Returns the mask of the first twelve tokens."""
-    parts = (mask.query_index, mask.key_index, mask.query_segment, mask.key_segment)
-    return Mask(*(None if part is None else part[:, :12] for part in parts), mask.window)
+    check_on_a_mesh(blockwise.attend, kind, dict(heads=4, context=2))
 
 
 def test_queries_that_stand_anywhere_read_a_cache(monkeypatch):

@@ -1,0 +1,68 @@
+"""Dense attention in a few pieces that stay in a CPU's cache; for short sequences.
+
+Queries are cut in blocks that read only keys they may see, rows of the batch in groups; the
+pieces stand one after the other in the program, without a loop.
+"""
+
+import math
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from model.backends import dense
+from model.backends.shards import on_shards
+from model.compute import Compute
+from model.masks import Mask
+
+# Queries of a piece: fewer multiply slowly, more compute more of what is masked.
+BLOCK = 128
+
+# Blocks up to which the program stays short.
+MOST_BLOCKS = 4
+
+# Bytes of a piece's pattern in float32.
+CACHE = 4 * 2**20
+
+
+def attend(
+    q: Float[Array, "B H T K"],
+    k: Float[Array, "B G S K"],
+    v: Float[Array, "B Gv S R"],
+    mask: Mask,
+    logit_cap: float | None,
+    compute: Compute,
+) -> Float[Array, "B H T R"]:
+    """Returns ``A v`` with ``A = softmax(mask(q k^T / sqrt(K)))``, as ``dense.attend`` does."""
+
+    def local(q: Array, k: Array, v: Array, mask: Mask) -> Array:
+        def piece(rows: slice, queries: slice) -> Array:
+            keys = slice(None)
+            if mask.in_order:
+                first = 0 if mask.window is None else max(0, queries.start - mask.window + 1)
+                keys = slice(first, queries.stop)
+            return dense.attend(
+                q[rows, :, queries],
+                k[rows, :, keys],
+                v[rows, :, keys],
+                mask.cut(rows, queries, keys),
+                logit_cap,
+                compute,
+            )
+
+        batch, heads, length, _ = q.shape
+        wanted = min(length // BLOCK, MOST_BLOCKS)
+        blocks = _parts(length, largest=math.ceil(length / max(1, wanted)))
+        each = 4 * heads * blocks[0].stop * k.shape[2]
+        groups = _parts(batch, largest=max(1, CACHE // each))
+        return jnp.concatenate(
+            [jnp.concatenate([piece(rows, block) for block in blocks], axis=2) for rows in groups]
+        )
+
+    return on_shards(local, q, k, v, mask, compute)
+
+
+def _parts(length: int, largest: int) -> list[slice]:
+    """Cuts a length into as few parts as are no larger than that, of one size but for the last."""
+    count = -(-length // largest)
+    size = -(-length // count)
+    return [slice(i, min(i + size, length)) for i in range(0, length, size)]
