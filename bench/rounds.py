@@ -37,6 +37,7 @@ class Contender:
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self._to, self._from = self.process.stdin, self.process.stdout
+        self.name = name
         self.answers: list[dict] = []
         self._answer()
 
@@ -60,7 +61,7 @@ class Contender:
         line = self._from.readline()
         if not line:
             self.errors.seek(0)
-            raise RuntimeError(f"{self.process.args} ended:\n{self.errors.read()[-4000:]}")
+            raise RuntimeError(f"{self.name} ended:\n{self.errors.read()[-4000:]}")
         return json.loads(line)
 
 

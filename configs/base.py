@@ -113,6 +113,8 @@ def get_config() -> ConfigDict:
             steps=1_000,  # optimizer steps in the run
             batch_size=32,  # sequences a step, over all devices
             length=GRAMMAR_LENGTH,  # T, tokens of a sequence
+            loss_chunk=config_dict.placeholder(int),  # tokens whose logits a device holds at once;
+            #                    None: as many as 64 MB hold
             steps_per_call=1,  # optimizer steps in one call of the compiled function
             model=model(),
             data=data(),

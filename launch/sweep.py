@@ -27,6 +27,7 @@ from rich.table import Table
 from configs import base, command, resolved
 from configs.errors import UserError, nearest
 from configs.figures import write_json
+from model.compiled import keep_compiled
 from model.saved import write_text
 from train import metrics
 from train.batches import open_sources
@@ -241,6 +242,7 @@ def _define_flags() -> None:
 
 def main() -> None:
     """Runs the sweep of ``--config`` and prints its table; exits with 1 if a run failed."""
+    keep_compiled()
     config = command.config()
     resolved.check(config)
     if not flags.FLAGS.workdir:

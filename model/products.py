@@ -125,9 +125,18 @@ class _Matrices:
         left, right, result = self.product.terms
         x, x_sums_first = self._matrix(x, left, self.rows)
         w, w_sums_first = self._matrix(w, right, self.columns)
-        # Where sums run over the first axis of both, one is turned: the smaller.
-        both_first = x_sums_first and w_sums_first
-        swapped = both_first and (w.size, self._leads(self.columns)) < (x.size, True)
+        # Where sums run over the first axis of both, one is turned, and perhaps the result.
+        swapped = False
+        if x_sums_first and w_sums_first:
+            size = math.prod(self.sizes[i] for i in result)
+            ahead, behind = (
+                operand.size + (0 if self.batch + made == result else size)
+                for operand, made in (
+                    (x, self.rows + self.columns),
+                    (w, self.columns + self.rows),
+                )
+            )
+            swapped = behind < ahead
         if swapped:
             made = self.batch + self.columns + self.rows
             out = self._dot(w, w_sums_first, self.columns, x, x_sums_first, self.rows)
@@ -139,11 +148,6 @@ class _Matrices:
             out = jax.lax.optimization_barrier(out)
         shape = [self.sizes[i] for i in made]
         return _ordered(jnp.reshape(out, shape, out_sharding=self._split(*made)), made, result)
-
-    def _leads(self, group: str) -> bool:
-        """Tells whether a group does not come first in the result."""
-        rest = [i for i in self.product.terms[2] if i not in self.batch]
-        return not rest or rest[0] not in group
 
     def _matrix(self, x: Array, indices: str, own: str) -> tuple[Array, bool]:
         """Merges an operand's own indices and the summed ones; tells whether the latter lead."""

@@ -101,11 +101,29 @@ class Transformer(nnx.Module):
           segments: document of each token; documents do not see each other.
           key: of dropout; None does not drop.
         """
+        return self._logits(self.last_residual(tokens, positions, segments, key))
+
+    def last_residual(
+        self,
+        tokens: Int[Array, "B T"],
+        positions: Int[Array, "B T"] | None = None,
+        segments: Int[Array, "B T"] | None = None,
+        key: PRNGKeyArray | None = None,
+    ) -> Float[Array, "B T D"]:
+        """Returns what the unembedding reads: the normed residual after all blocks.
+
+        Arguments as of ``__call__``.
+        """
         mask = masks.causal(tokens.shape[1], segments, self.compute)
         if positions is None:
             positions = jnp.broadcast_to(mask.query_index, tokens.shape)
         x, _ = self._residual(tokens, positions, mask, None, key)
-        return self._logits(x)
+        return self.norm(x)
+
+    @property
+    def unembedding_table(self) -> nnx.Param:
+        """The table [Vp, D] whose rows, times the normed residual, are the logits."""
+        return self.embedding if self.unembedding is None else self.unembedding
 
     def decode(
         self, tokens: Int[Array, "B T"], index: Int[Array, "B T"], cache: list[Cache]
@@ -120,7 +138,7 @@ class Transformer(nnx.Module):
         """
         mask = masks.Mask(index, jnp.arange(cache[0].key.shape[-2])[None])
         x, written = self._residual(tokens, index, mask, cache, None)
-        return self._logits(x), written
+        return self._logits(self.norm(x)), written
 
     def empty_cache(self, batch: int, length: int) -> list[Cache]:
         """Returns a cache for ``batch`` rows of up to ``length`` tokens, one for each stack.
@@ -179,8 +197,8 @@ class Transformer(nnx.Module):
         if scanned:
             return jax.lax.scan(period, x, stacks)
         written = []
-        for i in range(config.num_layers // config.period):
-            x, after = period(x, jax.tree.map(lambda leaf, i=i: leaf[i], stacks))
+        for layer in _unstacked(stacks, config.num_layers // config.period):
+            x, after = period(x, layer)
             written.append(after)
         return x, jax.tree.map(lambda *leaves: jnp.stack(leaves), *written)
 
@@ -195,11 +213,19 @@ class Transformer(nnx.Module):
 
     def _logits(self, x: Array) -> Array:
         compute, config = self.compute, self.config
-        table = self.embedding if self.unembedding is None else self.unembedding
         axes, wide = ("batch", "length", "vocab"), compute.accumulation_dtype
-        logits = compute.einsum("btd,vd->btv", self.norm(x), table, axes=axes, dtype=wide)
+        table = self.unembedding_table
+        logits = compute.einsum("btd,vd->btv", x, table, axes=axes, dtype=wide)
         true = jnp.arange(config.padded_vocab_size) < config.vocab_size
         return jnp.where(true[None, None], logits, jnp.finfo(logits.dtype).min)
+
+
+def _unstacked(stacks: Any, count: int) -> list[Any]:
+    """Cuts stacked layers apart; their gradients are joined at once, and not padded and added."""
+    leaves, structure = jax.tree.flatten(stacks)
+    cut = [jax.lax.split(leaf, (1,) * count, axis=0) for leaf in leaves]
+    layers = [[parts[i].squeeze(0) for parts in cut] for i in range(count)]
+    return [jax.tree.unflatten(structure, layer) for layer in layers]
 
 
 def _scanned(config: ModelConfig) -> bool:

@@ -10,6 +10,7 @@ from absl import flags
 
 from configs import command
 from configs.errors import UserError
+from model.compiled import keep_compiled
 from train.loop import train
 from train.progress import SteadyConsole
 
@@ -21,6 +22,7 @@ def _define_flags() -> None:
 
 def main() -> None:
     """Trains ``--config`` in ``--workdir``; exits with 128 + the signal that stopped it."""
+    keep_compiled()
     if not flags.FLAGS.workdir:
         raise UserError("--workdir is missing; name the run's folder, for example runs/toy.")
     if "://" in flags.FLAGS.workdir:

@@ -19,6 +19,7 @@ from train.step import TrainState, named_arrays, with_arrays
 SAFE = (
     "steps",
     "steps_per_call",
+    "loss_chunk",
     "mesh.",
     "checkpoint.",
     "log.",

@@ -3,6 +3,7 @@
 ``python -m train.evaluate --checkpoint=runs/toy``
 """
 
+import functools
 import math
 from collections.abc import Iterable
 
@@ -21,12 +22,13 @@ from configs import command
 from configs.errors import UserError
 from configs.figures import write_json
 from model.axes import MESH_AXES, check_mesh, make_mesh
+from model.compiled import keep_compiled
 from model.saved import open_saved
 from model.transformer import Transformer
 from text.tokenizers import Tokenizer
 from train.batches import RowSource, evaluation_batches, open_sources
 from train.determined import determined_accuracy
-from train.loss import cross_entropy
+from train.loss import summed_loss
 from train.step import Batch
 
 
@@ -53,7 +55,7 @@ def evaluate(
       for; not for random tokens), and for the grammar the accuracies of ``determined_accuracy``.
     """
     found = evaluation_batches(source, config.batch_size, batches, mesh, model.compute.rules)
-    figures = text_loss(model, found, tokenizer, mesh)
+    figures = text_loss(model, found, tokenizer, mesh, config.loss_chunk)
     if config.data.source == "grammar" and tokenizer is not None:
         documents = batches * config.batch_size
         figures.update(determined_accuracy(model, tokenizer, config, mesh, documents))
@@ -61,9 +63,21 @@ def evaluate(
 
 
 def text_loss(
-    model: Transformer, batches: Iterable[Batch], tokenizer: Tokenizer | None, mesh: Mesh
+    model: Transformer,
+    batches: Iterable[Batch],
+    tokenizer: Tokenizer | None,
+    mesh: Mesh,
+    chunk: int | None = None,
 ) -> dict[str, float]:
-    """Returns "loss", "perplexity", and "bits_per_byte" where tokens stand for text."""
+    """Returns "loss", "perplexity", and "bits_per_byte" where tokens stand for text.
+
+    Args:
+      model: without dropout here.
+      batches: of held-out rows.
+      tokenizer: None for random tokens.
+      mesh: that the model is on.
+      chunk: tokens whose logits a device holds at once; None: see ``train.loss``.
+    """
     sizes = np.zeros(model.config.padded_vocab_size, np.float32)
     if tokenizer is not None:
         known = tokenizer.token_bytes()
@@ -72,7 +86,7 @@ def text_loss(
     nats = tokens = size = 0.0
     for batch in batches:
         with jax.set_mesh(mesh):
-            sums = jax.device_get(_sums(model, batch, table))
+            sums = jax.device_get(_sums(model, batch, table, chunk))
         nats, tokens, size = nats + sums[0], tokens + sums[1], size + sums[2]
     loss = float(nats / max(tokens, 1))
     figures = dict(loss=loss, perplexity=math.exp(min(loss, 700)))
@@ -81,11 +95,14 @@ def text_loss(
     return figures
 
 
-@jax.jit
-def _sums(model: Transformer, batch: Batch, sizes: Array) -> tuple[Array, Array, Array]:
+@functools.partial(jax.jit, static_argnums=3)
+def _sums(
+    model: Transformer, batch: Batch, sizes: Array, chunk: int | None
+) -> tuple[Array, Array, Array]:
     """Returns nats, tokens and bytes, summed over a batch's counted tokens."""
-    logits = model(batch.tokens, batch.positions, batch.segments)
-    nats, _ = cross_entropy(logits, batch.labels)
+    x = model.last_residual(batch.tokens, batch.positions, batch.segments)
+    weights = batch.counted.astype(jnp.float32)
+    _, nats = summed_loss(model, x, batch.labels, weights, jnp.zeros(()), chunk)
     spec = model.compute.rules.spec(("batch", "length"), batch.labels.shape)
     width = sizes.at[batch.labels].get(out_sharding=spec)
     return (
@@ -138,6 +155,7 @@ def _define_flags() -> None:
 
 def main() -> None:
     """Prints the figures of ``--checkpoint`` on its held-out text."""
+    keep_compiled()
     saved = open_saved(checkpoint_flag())
     config = saved.config
     sources = open_sources(config, saved.tokenizer)

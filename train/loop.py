@@ -15,8 +15,8 @@ from rich.console import Console
 
 from configs import resolved
 from configs.errors import UserError
-from model.backends import choice
 from model.axes import ShardingRules, check_mesh, make_mesh
+from model.backends import choice
 from model.config import ModelConfig
 from model.saved import CONFIG, damaged_steps, write_text
 from train.batches import Sources, open_sources, training_batches
@@ -94,6 +94,8 @@ def _check_run(config: ConfigDict) -> None:
             f"sample.tokens = {config.sample.tokens} must be at least 1 and sample.temperature = "
             f"{config.sample.temperature} at least 0."
         )
+    if config.loss_chunk is not None and config.loss_chunk < 1:
+        raise UserError(f"config.loss_chunk = {config.loss_chunk} must be at least 1, or None.")
     accumulate = config.optim.accumulate
     if accumulate < 1 or config.batch_size % accumulate:
         raise UserError(

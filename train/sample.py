@@ -20,6 +20,7 @@ from configs import command
 from configs.errors import UserError
 from configs.figures import write_json
 from model.cache import Cache
+from model.compiled import keep_compiled
 from model.saved import open_saved
 from model.transformer import Transformer
 from text.tokenizers import Tokenizer
@@ -307,6 +308,7 @@ def _prompts(default: Sequence[str]) -> list[str]:
 
 def main() -> None:
     """Prints the continuations of the prompts."""
+    keep_compiled()
     saved = open_saved(checkpoint_flag())
     if saved.tokenizer is None:
         raise UserError(f"{saved.path} was trained on random tokens and has no words to say.")

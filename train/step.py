@@ -84,7 +84,9 @@ def make_step(config: ConfigDict, optimizer: Optimizer) -> Step:
 
     def one(state: TrainState, batch: Batch, numbers: Numbers) -> tuple[TrainState, Metrics]:
         dropout = jax.random.fold_in(key, state.step)
-        gradients, loss = gradient(state.model, batch, numbers.z_loss, dropout, accumulate)
+        gradients, loss = gradient(
+            state.model, batch, numbers.z_loss, dropout, accumulate, config.loss_chunk
+        )
         arrays, opt, metrics = optimizer.update(
             named_arrays(gradients), state.optimizer, named_arrays(state.model), numbers, state.step
         )
@@ -117,6 +119,7 @@ def gradient(
     z_loss: Float[Array, ""],
     key: PRNGKeyArray,
     accumulate: int = 1,
+    chunk: int | None = None,
 ) -> tuple[Transformer, Float[Array, ""]]:
     """Returns the gradient of the mean loss over counted tokens, and the mean cross-entropy.
 
@@ -127,13 +130,15 @@ def gradient(
       key: of dropout.
       accumulate: microbatches; each takes every ``accumulate``-th row, so that every device
         works on each, and their sums are those of the whole batch.
+      chunk: tokens whose logits a device holds at once; None: see ``train.loss``.
     """
     total = jnp.maximum(batch.counted.sum(), 1).astype(jnp.float32)
 
     def loss(model: Transformer, batch: Batch, key: Array) -> tuple[Array, Array]:
-        logits = model(batch.tokens, batch.positions, batch.segments, key)
-        with_z, nats = summed_loss(logits, batch.labels, batch.counted, z_loss)
-        return with_z / total, nats / total
+        x = model.last_residual(batch.tokens, batch.positions, batch.segments, key)
+        weights = batch.counted / total
+        with_z, nats = summed_loss(model, x, batch.labels, weights, z_loss, chunk)
+        return with_z, (weights * nats).sum()
 
     differentiate = jax.grad(loss, has_aux=True)
     if accumulate == 1:

@@ -37,7 +37,8 @@ class Training:
         self.shape = SHAPES[shape]
         self.precision = precision
         self.model = network(self.shape).train()
-        decays, rest = [], []
+        decays: list[torch.nn.Parameter] = []
+        rest: list[torch.nn.Parameter] = []
         for name, parameter in self.model.named_parameters():
             matrix = parameter.ndim == 2 and "wpe" not in name
             (decays if matrix else rest).append(parameter)

@@ -5,7 +5,7 @@ import itertools
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding
+from jax.sharding import NamedSharding, PartitionSpec
 
 from bench import start
 from bench.shapes import SHAPES, config
@@ -39,15 +39,15 @@ class Training:
         arrays = start.head_parameters(
             self.shape, start.gpt2_parameters(self.shape), model_config.padded_vocab_size
         )
-        arrays = {
+        placed = {
             name: jax.device_put(arrays[name], old.sharding)
             for name, old in named_arrays(state.model).items()
         }
-        self.state = type(state)(state.step, with_arrays(state.model, arrays), state.optimizer)
+        self.state = type(state)(state.step, with_arrays(state.model, placed), state.optimizer)
         self.numbers = Numbers.of(self.config)
         self.step = make_step(self.config, optimizer)
         self.batches = start.batches(self.shape)
-        spec = ShardingRules().spec((None, "batch", "length"))
+        spec = ShardingRules().spec((None, "batch", "length")) or PartitionSpec()
         self.places = NamedSharding(self.mesh, spec)
 
     def run(self, steps: int) -> dict[str, float]:
@@ -59,8 +59,8 @@ class Training:
             made = list(itertools.islice(self.batches, count))
             made += made[-1:] * (slots - count)
             tokens, labels = (np.stack(arrays) for arrays in zip(*made, strict=True))
-            made = (tokens, labels, np.ones(tokens.shape, bool))
-            batch = Batch(*jax.device_put(made, self.places))
+            counted = np.ones(tokens.shape, bool)
+            batch = Batch(*jax.device_put((tokens, labels, counted), self.places))
             self.state, values = self.step(self.state, batch, jnp.int32(count), self.numbers)
             last = count - 1
         assert values is not None

@@ -12,7 +12,6 @@ from model.config import ModelConfig
 from model.transformer import Transformer
 from tests.model import small
 from text import grammar
-from train.loss import cross_entropy
 
 SHIPPED = {
     "toy": (toy.get_config(), len(grammar.vocabulary()) + 1),
@@ -37,8 +36,7 @@ def first_loss(config, vocab_size, rows, length):
 
     @small.quickly
     def loss(key, tokens):
-        logits = Transformer(shape, key)(tokens[:, :-1])
-        return cross_entropy(logits, tokens[:, 1:])[0].mean()
+        return small.cross_entropy(Transformer(shape, key), tokens[:, :-1], tokens[:, 1:])
 
     return float(loss(jax.random.key(config.seed), jnp.asarray(tokens, jnp.int32)))
 

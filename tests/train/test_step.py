@@ -11,7 +11,6 @@ from scipy.special import log_softmax, logsumexp
 
 from tests.model import small
 from tests.train import tiny
-from train.loss import cross_entropy, summed_loss
 from train.optimizer import Numbers
 from train.step import Batch, gradient, named_arrays
 
@@ -19,30 +18,6 @@ from train.step import Batch, gradient, named_arrays
 def quick(function, **kwargs):
     """Compiles without optimising."""
     return jax.jit(function, compiler_options=tiny.QUICK, **kwargs)
-
-
-def test_cross_entropy_against_scipy():
-    rng = np.random.default_rng(0)
-    logits = (8 * rng.standard_normal((3, 5, 7))).astype(np.float32)
-    labels = rng.integers(0, 7, (3, 5)).astype(np.int32)
-    nats, total = cross_entropy(jnp.asarray(logits), jnp.asarray(labels))
-    chosen = np.take_along_axis(log_softmax(logits.astype(float), -1), labels[..., None], -1)
-    np.testing.assert_allclose(nats, -chosen[..., 0], rtol=0, atol=1e-5)
-    np.testing.assert_allclose(total, logsumexp(logits.astype(float), -1), rtol=1e-6)
-
-
-def test_z_loss_and_the_mask_against_scipy():
-    rng = np.random.default_rng(1)
-    logits = (4 * rng.standard_normal((2, 6, 5))).astype(np.float32)
-    labels = rng.integers(0, 5, (2, 6)).astype(np.int32)
-    counted = rng.random((2, 6)) < 0.5
-    with_z, nats = summed_loss(*map(jnp.asarray, (logits, labels, counted)), jnp.float32(0.3))
-    expected = sum(
-        -log_softmax(logits[b, t].astype(float))[labels[b, t]] for b, t in np.argwhere(counted)
-    )
-    z = sum(logsumexp(logits[b, t].astype(float)) ** 2 for b, t in np.argwhere(counted))
-    np.testing.assert_allclose(nats, expected, rtol=1e-5)
-    np.testing.assert_allclose(with_z, expected + 0.3 * z, rtol=1e-5)
 
 
 SHAPE = small.config(embed_dim=8, num_heads=2, num_kv_heads=2, head_dim=4, mlp="none", num_layers=1)
