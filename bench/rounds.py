@@ -1,7 +1,6 @@
 """Interleaved rounds: contenders run by turns, each in a process of its own."""
 
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -15,12 +14,11 @@ ROOT = Path(__file__).resolve().parent.parent
 class Contender:
     """A contender in a process that waits between its turns."""
 
-    def __init__(self, name: str, environment: Mapping[str, str] | None = None, **settings: object):
+    def __init__(self, name: str, **settings: object):
         """Starts it.
 
         Args:
           name: "module:Class", under ``bench.contenders``.
-          environment: variables to set.
           settings: arguments of the class.
         """
         self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115
@@ -32,7 +30,6 @@ class Contender:
             stderr=self.errors,
             text=True,
             cwd=ROOT,
-            env={**os.environ, **(environment or {})},
         )
         assert self.process.stdin is not None
         assert self.process.stdout is not None
@@ -75,6 +72,32 @@ def interleave(contenders: Mapping[str, Contender], rounds: int, repetitions: in
         # Whoever follows another finds its traces in the caches: none always goes first.
         for contender in order[i % len(order) :] + order[: i % len(order)]:
             contender.run(repetitions)
+
+
+def summary(contenders: Mapping[str, Contender]) -> list[dict]:
+    """Closes the contenders and returns a row of figures for each.
+
+    The first is compared with the fastest of the others, round by round: ``ratio`` says how many
+    times as fast it is.
+    """
+    seconds = {name: [a["seconds"] for a in c.answers] for name, c in contenders.items()}
+    first, *others = contenders
+    rows = []
+    for name, contender in contenders.items():
+        last = contender.answers[-1]
+        row = dict(
+            contender=name,
+            seconds=statistics.median(seconds[name]),
+            lowest=min(seconds[name]),
+            highest=max(seconds[name]),
+            **{key: last[key] for key in ("peak_bytes", "loss", "backend") if key in last},
+        )
+        if name == first and others:
+            fastest = min(others, key=lambda other: statistics.median(seconds[other]))
+            row["ratio"] = ratio(seconds[first], seconds[fastest])
+        rows.append(row)
+        contender.close()
+    return rows
 
 
 def ratio(ours: list[float], theirs: list[float]) -> dict[str, float]:

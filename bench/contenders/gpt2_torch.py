@@ -62,3 +62,21 @@ class Training:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
             self.optimizer.step()
         return dict(loss=float(loss.detach()))
+
+
+class Attention:
+    """PyTorch's fused causal kernel: values, and gradients of queries, keys and values."""
+
+    def __init__(self, length: int, precision: str, heads: int = 12, width: int = 64):
+        """Args: tokens, "float32" or "bfloat16", heads, width of each."""
+        torch.manual_seed(0)
+        shape, dtype = (1, heads, length, width), getattr(torch, precision)
+        self.arrays = [torch.randn(shape, dtype=dtype, requires_grad=True) for _ in range(3)]
+        self.given = torch.randn(shape, dtype=dtype)
+
+    def run(self, times: int) -> dict[str, str]:
+        """Attends, forward and backward."""
+        for _ in range(times):
+            out = torch.nn.functional.scaled_dot_product_attention(*self.arrays, is_causal=True)
+            torch.autograd.grad(out, self.arrays, self.given)
+        return dict(backend="fused")

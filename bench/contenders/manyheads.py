@@ -1,16 +1,22 @@
 """This project, as a contender."""
 
 import itertools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
+from jaxtyping import Array
 
 from bench import start
 from bench.shapes import SHAPES, config
+from model import masks
 from model.axes import ShardingRules, make_mesh
+from model.backends import choice
+from model.compute import Compute
 from model.config import ModelConfig
+from train.batches import open_sources, training_batches
 from train.optimizer import Numbers
 from train.step import (
     Batch,
@@ -65,3 +71,57 @@ class Training:
             last = count - 1
         assert values is not None
         return dict(loss=float(values["loss"][last]))
+
+
+class Attention:
+    """What ``auto`` takes for a length: values, and gradients of queries, keys and values."""
+
+    def __init__(self, length: int, precision: str, heads: int = 12, width: int = 64):
+        """Args: tokens, "float32" or "bfloat16", heads, width of each."""
+        compute = Compute(precision, "float32", ShardingRules())
+        mask = masks.causal(length, None, compute)
+        shape = (1, heads, length, width)
+        self.backend = choice.automatic(shape, shape)
+        attend = choice.BACKENDS[self.backend]
+        keys = jax.random.split(jax.random.key(0), 4)
+        self.arrays = [jax.random.normal(key, shape, precision) for key in keys]
+
+        @jax.jit
+        def step(q: Array, k: Array, v: Array, given: Array) -> tuple[Array, ...]:
+            out, pull = jax.vjp(lambda q, k, v: attend(q, k, v, mask, None, compute), q, k, v)
+            return out, *pull(given.astype(out.dtype))
+
+        self.step: Callable[..., tuple[Array, ...]] = step
+
+    def run(self, times: int) -> dict[str, str]:
+        """Attends, forward and backward; returns the backend's name."""
+        for _ in range(times):
+            jax.block_until_ready(self.step(*self.arrays))
+        return dict(backend=self.backend)
+
+
+class Loading:
+    """The rows of a shape, cut from the King James text by characters, placed on the device."""
+
+    def __init__(self, shape: str):
+        """Args: name of the shape."""
+        self.shape = SHAPES[shape]
+        self.config = config(shape, "float32")
+        self.config.data.update(dict(source="kjv", tokenizer="char", rows="stream"))
+        self.source = open_sources(self.config).train
+        self.mesh = make_mesh(self.config.mesh.to_dict())
+
+    def run(self, steps: int) -> dict[str, float]:
+        """Makes the batches of some steps, as the loop reads them."""
+        slots = self.config.steps_per_call
+        calls = [range(i, min(i + slots, steps)) for i in range(0, steps, slots)]
+        found = training_batches(
+            self.source,
+            self.shape.batch,
+            calls,
+            slots,
+            self.mesh,
+            ShardingRules(),
+            self.config.data.prefetch,
+        )
+        return dict(tokens=float(sum(batch.tokens.size for batch in found)))
