@@ -3,6 +3,7 @@
 #   make toy      trains the toy, evaluates it, samples from it, prints its tally
 #   make test     the tests that are not slow, two at a time
 #   make slow     the slow tests, which guard promises
+#   make bench    this project against its peers, by turns; installs them (PyTorch is large)
 #   make lint     formatting, lint, types, floors
 #   make lock     writes requirements.lock anew: the newest versions that Python 3.11 can have
 #   make newest   the tests with the newest versions, on PYTHON, in .venv-newest
@@ -16,6 +17,7 @@ VENV ?= .venv
 WORKERS ?= 2
 BIN = $(VENV)/bin
 STAMP = $(VENV)/.installed
+TORCH ?= torch
 NEWEST = .venv-newest
 NEWEST_STAMP = $(NEWEST)/.installed
 PIP = -m pip install --quiet --disable-pip-version-check
@@ -27,7 +29,7 @@ NEEDS_PYTHON = @command -v $(PYTHON) >/dev/null || \
 	{ echo "error: $(PYTHON) is older than 3.11; name a newer one, as in: make PYTHON=python3.11" >&2; exit 2; }
 
 .DEFAULT_GOAL := help
-.PHONY: help setup toy test slow lint lock newest clean
+.PHONY: help setup toy test slow bench lint lock newest clean
 
 help:
 	@sed -n 's/^#   make/make/p' Makefile
@@ -52,6 +54,11 @@ test: $(STAMP)
 
 slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow
+
+# Beside the locked versions, so that both sides run as users have them. TORCH=torch==2.13.0 pins.
+bench: $(STAMP)
+	$(BIN)/python $(PIP) $(TORCH) transformers
+	$(BIN)/python -m bench --json=bench.json
 
 lint: $(STAMP)
 	@status=0; for check in "ruff format --check ." "ruff check ." mypy lint-imports; do \

@@ -22,7 +22,7 @@ MEASURES = ("training", "attention", "start-up", "loading")
 
 
 def _define_flags() -> None:
-    flags.DEFINE_list("only", MEASURES, f"Of {', '.join(MEASURES)}.")
+    flags.DEFINE_list("only", list(MEASURES), f"Of {', '.join(MEASURES)}.")
     flags.DEFINE_list("shapes", list(SHAPES), f"Of {', '.join(SHAPES)}.")
     flags.DEFINE_list("lengths", [str(n) for n in attention.LENGTHS], "Contexts of attention.")
     flags.DEFINE_integer("rounds", 5, "Rounds; each contender runs in each.", lower_bound=1)
@@ -68,7 +68,7 @@ def render(rows: list[dict]) -> Table:
     table = Table(box=box.SIMPLE, show_edge=False)
     for name in ("measure", "shape", "precision", "contender"):
         table.add_column(name)
-    for name in ("ms", "tokens/s", "peak GiB", "loss", "speed of the fastest peer"):
+    for name in ("ms", "tokens/s", "peak GiB", "loss", "x fastest peer"):
         table.add_column(name, justify="right")
     for row in rows:
         ratio = row.get("ratio")

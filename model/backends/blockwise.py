@@ -92,19 +92,19 @@ def _attend(static: Static, q: Array, k: Array, v: Array, mask: Mask) -> Array:
 def _forward(static: Static, q: Array, k: Array, v: Array, mask: Mask) -> tuple[Array, tuple]:
     """Returns what each query reads, and what the backward pass needs."""
     cut = _Cut(static, q, k, v, mask)
-    first, last = cut.key_blocks()
+    ends = cut.key_blocks()
 
     def read(i: Array) -> tuple[Array, Array]:
         """Returns what the queries of block i read, and the log of the sum of exp(logits)."""
         queries = cut.queries.block(cut.q, i)
         rows = queries.shape[:-1]
 
-        def add(j: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        def add(j: Array, carry: tuple[Array, ...], whole: bool) -> tuple[Array, ...]:
             highest, total, mixed = carry
-            seen = cut.visible(i, j)
-            logits = jnp.where(seen, cut.logits(queries, j), jnp.finfo(static.wide).min)
+            seen = None if whole else cut.visible(i, j)
+            logits = _where(seen, cut.logits(queries, j), float(jnp.finfo(static.wide).min))
             higher = jnp.maximum(highest, logits.max(-1))
-            weight = jnp.where(seen, jnp.exp(logits - higher[..., None]), 0)
+            weight = _where(seen, jnp.exp(logits - higher[..., None]), 0)
             shrink = jnp.exp(highest - higher)
             values = cut.einsum(
                 "bgrts,bgsw->bgrtw", cut.rows_by_value(weight), cut.keys.block(cut.v, j)
@@ -120,7 +120,7 @@ def _forward(static: Static, q: Array, k: Array, v: Array, mask: Mask) -> tuple[
             jnp.zeros(rows, static.wide),
             jnp.zeros((*rows, v.shape[-1]), static.wide),
         )
-        highest, total, mixed = _loop(first[i], last[i], add, start, cut.keys.count)
+        highest, total, mixed = _loop(ends, i, add, start, cut.keys.count)
         total = jnp.maximum(total, jnp.finfo(static.wide).tiny)
         return (mixed / total[..., None]).astype(static.dtype), highest + jnp.log(total)
 
@@ -132,7 +132,7 @@ def _forward(static: Static, q: Array, k: Array, v: Array, mask: Mask) -> tuple[
 def _backward(static: Static, kept: tuple, dout: Array) -> tuple[Array, Array, Array, None]:
     q, k, v, mask, out, log_sum = kept
     cut = _Cut(static, q, k, v, mask)
-    first, last = cut.query_blocks()
+    ends = cut.query_blocks()
     # The gradient of a softmax needs the mean of its inputs' gradients: that of the output by it.
     mean = cut.grouped((dout.astype(static.wide) * out.astype(static.wide)).sum(-1))
     dout = cut.grouped(dout.astype(static.dtype))
@@ -142,15 +142,15 @@ def _backward(static: Static, kept: tuple, dout: Array) -> tuple[Array, Array, A
         keys, values = cut.keys.block(cut.k, j), cut.keys.block(cut.v, j)
         turned_keys = keys.swapaxes(2, 3)
 
-        def add(i: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        def add(i: Array, carry: tuple[Array, ...], whole: bool) -> tuple[Array, ...]:
             dq, dkeys, dvalues = carry
             queries, given = cut.queries.block(cut.q, i), cut.queries.block(dout, i)
             # Transposed, [B G S r T], for keys and values need sums over queries, and a CPU is
             # slow to sum over the first axis of what it multiplies.
             logits = cut.capped(cut.einsum("bgsk,bgrtk->bgsrt", keys, queries))
-            seen = jnp.moveaxis(cut.visible(i, j), -1, 2)
+            seen = None if whole else jnp.moveaxis(cut.visible(i, j), -1, 2)
             weight = jnp.exp(logits - cut.queries.block(log_sum, i)[:, :, None])
-            weight = jnp.where(seen, weight, 0)
+            weight = _where(seen, weight, 0)
             by_value = cut.rows_by_value(given)
             flat = cut.columns_by_value(weight)
             dvalues += cut.einsum("bgsrt,bgrtw->bgsw", flat, by_value)
@@ -166,7 +166,7 @@ def _backward(static: Static, kept: tuple, dout: Array) -> tuple[Array, Array, A
             return cut.queries.add(dq, i, own, axis=4), dkeys, dvalues
 
         start = (dq, jnp.zeros(keys.shape, static.wide), jnp.zeros(values.shape, static.wide))
-        dq, dkeys, dvalues = _loop(first[j], last[j], add, start, cut.queries.count)
+        dq, dkeys, dvalues = _loop(ends, j, add, start, cut.queries.count)
         return dq, (dkeys.astype(k.dtype), dvalues.astype(v.dtype))
 
     dq = jnp.zeros(jnp.moveaxis(cut.q, -1, 2).shape, static.wide)
@@ -301,13 +301,13 @@ class _Cut:
         )
         return block.visible()[:, :, None]
 
-    def key_blocks(self) -> tuple[Int[Array, "q"], Int[Array, "q"]]:
-        """Returns the first block of keys that each block of queries sees, and the end."""
-        return _ends(self._seen())
+    def key_blocks(self) -> Int[Array, "4 q"]:
+        """Returns, for each block of queries, the blocks of keys it sees: see ``_ends``."""
+        return _ends(self._seen(), self._whole())
 
-    def query_blocks(self) -> tuple[Int[Array, "s"], Int[Array, "s"]]:
-        """Returns the first block of queries that sees each block of keys, and the end."""
-        return _ends(self._seen().T)
+    def query_blocks(self) -> Int[Array, "4 s"]:
+        """Returns, for each block of keys, the blocks of queries that see it: see ``_ends``."""
+        return _ends(self._seen().T, self._whole().T)
 
     def _seen(self) -> Bool[Array, "q s"]:
         """Returns the pairs of blocks in which places alone let a query see a key."""
@@ -319,6 +319,18 @@ class _Cut:
             nearest = jnp.where(keys == NEVER, -NEVER, keys).max(1)
             seen &= low[:, None] - nearest[None] < self.window
         return seen
+
+    def _whole(self) -> Bool[Array, "q s"]:
+        """Returns the pairs of blocks in which every query sees every key."""
+        if self.mask.query_segment is not None:
+            return jnp.zeros((self.queries.count, self.keys.count), bool)
+        places = self.mask.query_index.reshape(-1, self.queries.count, self.queries.size)
+        low, high = places.min((0, 2)), places.max((0, 2))
+        keys = self.mask.key_index.reshape(self.keys.count, self.keys.size)
+        whole = low[:, None] >= keys.max(1)[None]
+        if self.window is not None:
+            whole &= high[:, None] - keys.min(1)[None] < self.window
+        return whole
 
 
 def _mapped(mask: Mask, queries: Callable[[Array], Array], keys: Callable[[Array], Array]) -> Mask:
@@ -333,13 +345,30 @@ def _mapped(mask: Mask, queries: Callable[[Array], Array], keys: Callable[[Array
     )
 
 
-def _ends(seen: Bool[Array, "a b"]) -> tuple[Int[Array, "a"], Int[Array, "a"]]:
-    first = seen.argmax(1)
-    last = seen.shape[1] - seen[:, ::-1].argmax(1)
-    return first, jnp.where(seen.any(1), last, first)
+def _ends(seen: Bool[Array, "a b"], whole: Bool[Array, "a b"]) -> Int[Array, "4 a"]:
+    """Returns where the seen blocks of each row begin, the whole ones begin and end, all end."""
+    first, last = _range(seen)
+    begin, end = _range(whole)
+    none = begin == end
+    return jnp.stack([first, jnp.where(none, last, begin), jnp.where(none, last, end), last])
 
 
-def _loop(first: Array, last: Array, add: Callable, start: Any, count: int) -> Any:
+def _range(chosen: Bool[Array, "a b"]) -> tuple[Int[Array, "a"], Int[Array, "a"]]:
+    first = chosen.argmax(1)
+    last = chosen.shape[1] - chosen[:, ::-1].argmax(1)
+    return first, jnp.where(chosen.any(1), last, first)
+
+
+def _where(seen: Array | None, x: Array, other: float | int) -> Array:
+    return x if seen is None else jnp.where(seen, x, other)
+
+
+def _loop(ends: Int[Array, "4 a"], row: Array, add: Callable, start: Any, count: int) -> Any:
+    """Adds the blocks that a row sees; only those that are not seen whole pay for the mask."""
     if count == 1:
-        return add(jnp.int32(0), start)
-    return jax.lax.fori_loop(first, last, add, start)
+        return add(jnp.int32(0), start, False)
+    carry = start
+    for part, whole in enumerate((False, True, False)):
+        body = functools.partial(add, whole=whole)
+        carry = jax.lax.fori_loop(ends[part, row], ends[part + 1, row], body, carry)
+    return carry

@@ -57,13 +57,16 @@ def test_only_blocks_that_are_seen_are_computed(monkeypatch):
     monkeypatch.setattr(blockwise, "BLOCK", 4)
     (q, k, v, _), mask, cap = drawn(window=3)
     static = blockwise.Static(cap, "float32", "float32")
-    first, last = blockwise._Cut(static, q, k, v, mask).key_blocks()
-    # Blocks of 4 tokens (the last of 1): each sees itself and 2 tokens of the one before.
-    np.testing.assert_array_equal(first, [0, 0, 1, 2])
-    np.testing.assert_array_equal(last, [1, 2, 3, 4])
-    first, last = blockwise._Cut(static, q, k, v, mask.within(None)).query_blocks()
-    np.testing.assert_array_equal(first, [0, 1, 2, 3])
-    np.testing.assert_array_equal(last, [4, 4, 4, 4])
+    ends = blockwise._Cut(static, q, k, v, mask).key_blocks()
+    # Blocks of 4 tokens (the last of 1): each sees itself and 2 tokens of the one before, and
+    # none of them whole.
+    np.testing.assert_array_equal(ends, [[0, 0, 1, 2], [1, 2, 3, 4], [1, 2, 3, 4], [1, 2, 3, 4]])
+    ends = blockwise._Cut(static, q, k, v, mask.within(None)).query_blocks()
+    # Keys are seen by the queries of their own block in part, and by all later ones.
+    np.testing.assert_array_equal(ends, [[0, 1, 2, 3], [1, 2, 3, 4], [4, 4, 4, 4], [4, 4, 4, 4]])
+    wide = blockwise._Cut(static, q, k, v, mask.within(9)).key_blocks()
+    # A window of 9 begins in the block before the one before: that one is seen in part.
+    np.testing.assert_array_equal(wide, [[0, 0, 0, 0], [0, 0, 1, 2], [0, 1, 2, 3], [1, 2, 3, 4]])
 
 
 def test_bfloat16_is_as_near_to_the_truth_as_dense(monkeypatch):
