@@ -17,6 +17,8 @@ VENV ?= .venv
 WORKERS ?= 2
 BIN = $(VENV)/bin
 STAMP = $(VENV)/.installed
+PEERS = .venv-peers
+PEERS_STAMP = $(PEERS)/.installed
 TORCH ?= torch
 NEWEST = .venv-newest
 NEWEST_STAMP = $(NEWEST)/.installed
@@ -55,10 +57,18 @@ test: $(STAMP)
 slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow
 
-# Beside the locked versions, so that both sides run as users have them. TORCH=torch==2.13.0 pins.
-bench: $(STAMP)
-	$(BIN)/python $(PIP) $(TORCH) transformers
-	$(BIN)/python -m bench --json=bench.json
+# An environment of its own: the peers are large. TORCH='torch==2.13.0' chooses a version.
+$(PEERS_STAMP): requirements.lock setup.cfg pyproject.toml
+	$(NEEDS_PYTHON)
+	$(PYTHON) -m venv --clear $(PEERS)
+	$(PEERS)/bin/python $(PIP) -r requirements.lock
+	$(PEERS)/bin/python $(PIP) --constraint requirements.lock '$(TORCH)'
+	$(PEERS)/bin/python $(PIP) --constraint requirements.lock transformers
+	$(PEERS)/bin/python $(PIP) --no-build-isolation --no-deps -e .
+	@touch $@
+
+bench: $(PEERS_STAMP)
+	$(PEERS)/bin/python -m bench --json=bench.json
 
 lint: $(STAMP)
 	@status=0; for check in "ruff format --check ." "ruff check ." mypy lint-imports; do \
@@ -83,6 +93,6 @@ newest: $(NEWEST_STAMP)
 	$(NEWEST)/bin/python -m pytest -n $(WORKERS) -m "not slow"
 
 clean:
-	rm -rf .venv .venv-newest .cache .mypy_cache .ruff_cache .pytest_cache .import_linter_cache \
+	rm -rf .venv .venv-newest .venv-peers bench.json .cache .mypy_cache .ruff_cache .pytest_cache .import_linter_cache \
 	  .hypothesis manyheads.egg-info build runs/toy
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

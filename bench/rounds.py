@@ -58,7 +58,9 @@ class Contender:
         line = self._from.readline()
         if not line:
             self.errors.seek(0)
-            raise RuntimeError(f"{self.name} ended:\n{self.errors.read()[-4000:]}")
+            said = self.errors.read()[-4000:]
+            self.close()
+            raise RuntimeError(f"{self.name} ended:\n{said}")
         return json.loads(line)
 
 
