@@ -63,8 +63,7 @@ $(PEERS_STAMP): requirements.lock setup.cfg pyproject.toml
 	$(PYTHON) -m venv --clear $(PEERS)
 	$(PEERS)/bin/python $(PIP) -r requirements.lock
 	$(PEERS)/bin/python $(PIP) --constraint requirements.lock '$(TORCH)'
-	$(PEERS)/bin/python $(PIP) --constraint requirements.lock transformers
-	$(PEERS)/bin/python $(PIP) --no-build-isolation --no-deps -e .
+	$(PEERS)/bin/python $(PIP) --constraint requirements.lock --no-build-isolation -e '.[peers]'
 	@touch $@
 
 bench: $(PEERS_STAMP)

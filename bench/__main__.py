@@ -51,7 +51,7 @@ def main() -> None:
     run: dict[str, Callable[[], list[dict]]] = {
         "training": lambda: training.measure(values.shapes, rounds, peers),
         "attention": lambda: attention.measure(lengths, rounds, peers),
-        "start-up": lambda: startup.measure(values.shapes[0], rounds, peers),
+        "start-up": lambda: startup.measure(rounds, peers),
         "loading": lambda: loading.measure(values.shapes, rounds),
     }
     rows = [row for name in values.only for row in run[name]()]

@@ -13,15 +13,21 @@ from bench.shapes import config
 # Fields in which the shape differs from the defaults, as flags.
 FIELDS = {
     "": ("batch_size", "length"),
-    "model": ("num_layers", "num_heads", "embed_dim", "positions", "norm", "mlp", "biases"),
+    "model": (
+        *("num_layers", "num_heads", "embed_dim", "positions"),
+        *("norm", "mlp", "biases", "tie_embeddings"),
+    ),
 }
 
 
-def measure(shape: str, rounds: int, peers: bool) -> list[dict]:
+# A start is waited for most where a run is short.
+SHAPE = "small"
+
+
+def measure(rounds: int, peers: bool) -> list[dict]:
     """Returns a row a contender; the first start, which compiles, does not count.
 
     Args:
-      shape: its name.
       rounds: starts that count.
       peers: whether transformers and PyTorch are there.
     """
@@ -30,13 +36,13 @@ def measure(shape: str, rounds: int, peers: bool) -> list[dict]:
         taken["GPT-2 eager"] = []
     for number in range(rounds + 1):
         for name, measured in taken.items():
-            seconds = _ours(shape) if name == "manyheads" else _theirs(shape)
+            seconds = _ours() if name == "manyheads" else _theirs()
             if number:
                 measured.append(seconds)
     return [
         dict(
             measure="start-up",
-            shape=shape,
+            shape=SHAPE,
             precision="float32",
             contender=name,
             seconds=statistics.median(measured),
@@ -47,9 +53,9 @@ def measure(shape: str, rounds: int, peers: bool) -> list[dict]:
     ]
 
 
-def _ours(shape: str) -> float:
+def _ours() -> float:
     """Runs the training command on the King James text until it reports its first step."""
-    wanted = config(shape, "float32")
+    wanted = config(SHAPE, "float32")
     flags = ["--config.data.source=kjv", "--config.data.tokenizer=char"]
     flags += ["--config.data.rows=stream", "--config.steps=100", "--config.log.every=1"]
     for section, names in FIELDS.items():
@@ -77,10 +83,10 @@ def _ours(shape: str) -> float:
     raise RuntimeError("the training command reported no step:\n" + "".join(lines))
 
 
-def _theirs(shape: str) -> float:
+def _theirs() -> float:
     """Starts PyTorch and transformers, and takes one step."""
     began = time.perf_counter()
-    peer = Contender("gpt2_torch:Training", shape=shape, precision="float32", compiled=False)
+    peer = Contender("gpt2_torch:Training", shape=SHAPE, precision="float32", compiled=False)
     peer.run(1)
     seconds = time.perf_counter() - began
     peer.close()

@@ -146,8 +146,8 @@ class Multihead(nnx.Module):
         if not self.full:
             matrices.append(self.value_down)
             biases.append(self.value_bias)
-        plain = [None if bias is None else bias[...] for bias in biases]
-        q, k, *v = self.compute.project(x, matrices, plain, (QUERIES, KEYS, KEYS)[: len(matrices)])
+        given = [bias[...] for bias in biases if bias is not None] or None
+        q, k, *v = self.compute.project(x, matrices, given, (QUERIES, KEYS, KEYS)[: len(matrices)])
         if self.query_norm is not None and self.key_norm is not None:
             q, k = self.query_norm(q), self.key_norm(k)
         if self.config.positions == "rotary":

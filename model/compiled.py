@@ -8,6 +8,8 @@ from typing import Any
 
 import jax
 
+from configs.folders import user_cache
+
 # Bytes kept; what was not used for the longest time makes room.
 MOST_BYTES = 2 * 2**30
 
@@ -28,8 +30,7 @@ def keep_compiled() -> Path | None:
         return None
     if settings.jax_compilation_cache_dir:
         return Path(settings.jax_compilation_cache_dir)
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.join("~", ".cache")
-    folder = Path(home).expanduser() / "manyheads" / "compiled" / _processor()
+    folder = user_cache() / "compiled" / _processor()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError:

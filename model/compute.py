@@ -90,7 +90,7 @@ class Compute:
         self,
         x: Float[Array, "B T D"],
         matrices: Sequence[nnx.Param],
-        biases: Sequence[Array | None],
+        biases: Sequence[Array] | None,
         axes: Sequence[Axes],
     ) -> list[Float[Array, "B h T w"]]:
         """Multiplies the residual by several matrices [D, h, w] of heads.
@@ -101,22 +101,21 @@ class Compute:
         Args:
           x: the normed residual.
           matrices: of heads; each may have other sizes.
-          biases: [h, w] of each, or None.
+          biases: [h, w] of each matrix, or None.
           axes: logical axes of each result.
         """
         widths = [matrix.shape[1] * matrix.shape[2] for matrix in matrices]
         split = self.rules.spec(("heads",)) or (None,)
         if not self.joins or split[0] is not None or x.shape[0] * x.shape[1] < x.shape[2]:
+            each = [None] * len(matrices) if biases is None else [b[None, :, None] for b in biases]
             return [
-                self.einsum("btd,dhk->bhtk", x, w, axes=a, bias=_for_tokens(b))
-                for w, b, a in zip(matrices, biases, axes, strict=True)
+                self.einsum("btd,dhk->bhtk", x, w, axes=a, bias=b)
+                for w, b, a in zip(matrices, each, axes, strict=True)
             ]
         flat = [self.weight(matrix).reshape(x.shape[2], -1) for matrix in matrices]
         bias = None
-        if any(b is not None for b in biases):
-            none = [jnp.zeros(width) for width in widths]
-            parts = [n if b is None else b.reshape(-1) for b, n in zip(biases, none, strict=True)]
-            bias = jnp.concatenate(parts)[None, None]
+        if biases is not None:
+            bias = jnp.concatenate([b.reshape(-1) for b in biases])[None, None]
         joined = self.einsum(
             "btd,de->bte", x, jnp.concatenate(flat, 1), axes=("batch", "length", None), bias=bias
         )
@@ -136,10 +135,6 @@ class Compute:
         spec = self.rules.spec(axes, x.shape)
         chance = jax.random.uniform(key, x.shape, out_sharding=spec)
         return jnp.where(chance < rate, 0, x / (1 - rate)).astype(x.dtype)
-
-
-def _for_tokens(bias: Array | None) -> Float[Array, "1 h 1 w"] | None:
-    return None if bias is None else bias[None, :, None]
 
 
 def _bare(x: Array) -> jax.ShapeDtypeStruct:

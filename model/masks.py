@@ -47,7 +47,7 @@ class Mask:
         return dataclasses.replace(self, window=window)
 
     def cut(self, rows: slice, queries: slice, keys: slice) -> "Mask":
-        """Returns the mask of some rows, queries and keys."""
+        """Returns the mask of some rows, queries and keys, which need not be in order."""
 
         def part(x: Array, places: slice) -> Array:
             return x[:, places] if x.shape[0] == 1 else x[rows, places]

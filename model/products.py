@@ -144,8 +144,7 @@ class _Matrices:
             made = self.batch + self.rows + self.columns
             out = self._dot(x, x_sums_first, self.rows, w, w_sums_first, self.columns)
         if x_sums_first and made != result:
-            # Else the compiler would turn the other one, to save turning the result.
-            out = jax.lax.optimization_barrier(out)
+            out = _held(out)
         shape = [self.sizes[i] for i in made]
         return _ordered(jnp.reshape(out, shape, out_sharding=self._split(*made)), made, result)
 
@@ -185,6 +184,13 @@ class _Matrices:
 
 def _ordered(x: Array, indices: str, wanted: str) -> Array:
     return x.transpose(tuple(indices.index(i) for i in wanted))
+
+
+def _held(result: Array) -> Array:
+    """Keeps a CPU's compiler from turning an operand in order to save turning the result."""
+    return jax.lax.platform_dependent(
+        result, cpu=jax.lax.optimization_barrier, default=lambda unchanged: unchanged
+    )
 
 
 def _turned(x: Array) -> Array:

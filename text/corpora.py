@@ -21,6 +21,7 @@ import numpy as np
 from jaxtyping import Int, Int64
 
 from configs.errors import UserError
+from configs.folders import user_cache
 from text import grammar, tokenizers
 from text.sources import Splits, read_documents, read_splits
 from text.tokenizers import Tokenizer
@@ -105,8 +106,7 @@ def prepare(data: Any, cache_dir: str | None = None) -> Prepared:
 def _root(cache_dir: str) -> Path:
     if cache_dir:
         return Path(cache_dir).expanduser()
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.join("~", ".cache")
-    return Path(home).expanduser() / "manyheads"
+    return user_cache()
 
 
 def _key(splits: Splits, settings: list[str]) -> str:

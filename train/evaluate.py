@@ -102,11 +102,11 @@ def _sums(
     """Returns nats, tokens and bytes, summed over a batch's counted tokens."""
     x = model.last_residual(batch.tokens, batch.positions, batch.segments)
     weights = batch.counted.astype(jnp.float32)
-    _, nats = summed_loss(model, x, batch.labels, weights, jnp.zeros(()), chunk)
+    nats, _ = summed_loss(model, x, batch.labels, weights, jnp.zeros(()), chunk)
     spec = model.compute.rules.spec(("batch", "length"), batch.labels.shape)
     width = sizes.at[batch.labels].get(out_sharding=spec)
     return (
-        jnp.where(batch.counted, nats, 0).sum(),
+        nats,
         batch.counted.sum().astype(jnp.float32),
         jnp.where(batch.counted, width, 0).sum(),
     )

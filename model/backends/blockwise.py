@@ -309,27 +309,29 @@ class _Cut:
         """Returns, for each block of keys, the blocks of queries that see it: see ``_ends``."""
         return _ends(self._seen().T, self._whole().T)
 
+    def _places(self) -> tuple[Int[Array, "q 1"], Int[Array, "q 1"], Int[Array, "s size"]]:
+        """Returns the first and last place in each block of queries, and all of the keys."""
+        places = self.mask.query_index.reshape(-1, self.queries.count, self.queries.size)
+        keys = self.mask.key_index.reshape(self.keys.count, self.keys.size)
+        return places.min((0, 2))[:, None], places.max((0, 2))[:, None], keys
+
     def _seen(self) -> Bool[Array, "q s"]:
         """Returns the pairs of blocks in which places alone let a query see a key."""
-        places = self.mask.query_index.reshape(-1, self.queries.count, self.queries.size)
-        low, high = places.min((0, 2)), places.max((0, 2))
-        keys = self.mask.key_index.reshape(self.keys.count, self.keys.size)
-        seen = high[:, None] >= keys.min(1)[None]
+        low, high, keys = self._places()
+        seen = high >= keys.min(1)[None]
         if self.window is not None:
             nearest = jnp.where(keys == NEVER, -NEVER, keys).max(1)
-            seen &= low[:, None] - nearest[None] < self.window
+            seen &= low - nearest[None] < self.window
         return seen
 
     def _whole(self) -> Bool[Array, "q s"]:
         """Returns the pairs of blocks in which every query sees every key."""
         if self.mask.query_segment is not None:
             return jnp.zeros((self.queries.count, self.keys.count), bool)
-        places = self.mask.query_index.reshape(-1, self.queries.count, self.queries.size)
-        low, high = places.min((0, 2)), places.max((0, 2))
-        keys = self.mask.key_index.reshape(self.keys.count, self.keys.size)
-        whole = low[:, None] >= keys.max(1)[None]
+        low, high, keys = self._places()
+        whole = low >= keys.max(1)[None]
         if self.window is not None:
-            whole &= high[:, None] - keys.min(1)[None] < self.window
+            whole &= high - keys.min(1)[None] < self.window
         return whole
 
 

@@ -1,14 +1,12 @@
 """Attention in pieces equals the dense one, and leaves out what nobody sees."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from model.backends import dense, pieces
-from model.masks import Mask
+from model.masks import Mask, causal
 from tests.model.attending import COMPUTE, KINDS, LENGTH, both, check_on_a_mesh, drawn
 
 
@@ -47,9 +45,7 @@ def test_queries_that_stand_anywhere_read_a_cache(monkeypatch):
 def multiplications(attend, length, window):
     """Counts those of scores and reads."""
     shape = jax.ShapeDtypeStruct((1, 2, length, 32), jnp.float32)
-    (_, _, _, _), mask, _ = drawn(window=window)
-    index = jnp.arange(length)[None]
-    mask = dataclasses.replace(mask, query_index=index, key_index=index)
+    mask = causal(length, None, COMPUTE).within(window)
     run = jax.jit(lambda q, k, v: attend(q, k, v, mask, None, COMPUTE))
     cost = run.lower(shape, shape, shape).compile().cost_analysis()
     return cost["flops"]

@@ -133,8 +133,9 @@ def test_remat_keeps_less(scan_layers):
     assert kept["block"] < kept["matmuls"] < kept["none"]
 
 
-def test_dropout_needs_a_key_and_follows_it():
-    config = small.config(dropout=0.5)
+@pytest.mark.parametrize("scan_layers", [True, False])
+def test_dropout_needs_a_key_and_follows_it(scan_layers):
+    config = small.config(dropout=0.5, scan_layers=scan_layers)
     model, tokens = small.drawn(config), small.tokens(config)
     forward = small.quickly(lambda m, t, k: m(t, key=k))
     without = small.true_logits(small.replaced(model, small.config()), tokens)
