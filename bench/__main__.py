@@ -11,14 +11,14 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from bench import attention, loading, startup, training
+from bench import attention, decoding, loading, startup, training
 from bench.shapes import SHAPES
 from configs import command
 from configs.errors import UserError, nearest
 from configs.figures import write_json
 
 PEERS = ("torch", "transformers")
-MEASURES = ("training", "attention", "start-up", "loading")
+MEASURES = ("training", "decoding", "attention", "start-up", "loading")
 
 
 def _define_flags() -> None:
@@ -50,6 +50,7 @@ def main() -> None:
     peers, rounds = not missing, values.rounds
     run: dict[str, Callable[[], list[dict]]] = {
         "training": lambda: training.measure(values.shapes, rounds, peers),
+        "decoding": lambda: decoding.measure(rounds, peers),
         "attention": lambda: attention.measure(lengths, rounds, peers),
         "start-up": lambda: startup.measure(rounds, peers),
         "loading": lambda: loading.measure(values.shapes, rounds),
@@ -68,7 +69,7 @@ def render(rows: list[dict]) -> Table:
     table = Table(box=box.SIMPLE, show_edge=False)
     for name in ("measure", "shape", "precision", "contender"):
         table.add_column(name)
-    for name in ("ms", "tokens/s", "peak GiB", "loss", "x fastest peer"):
+    for name in ("ms", "tokens/s", "peak GiB", "above libraries", "loss", "x fastest peer"):
         table.add_column(name, justify="right")
     for row in rows:
         ratio = row.get("ratio")
@@ -77,6 +78,9 @@ def render(rows: list[dict]) -> Table:
             f"{row['seconds'] * 1e3:,.1f}",
             f"{row['tokens_per_second']:,.0f}" if "tokens_per_second" in row else "",
             f"{row['peak_bytes'] / 2**30:.2f}" if "peak_bytes" in row else "",
+            f"{(row['peak_bytes'] - row['libraries_bytes']) / 2**30:.2f}"
+            if "libraries_bytes" in row
+            else "",
             f"{row['loss']:.4f}" if "loss" in row else "",
             f"{ratio['median']:.2f} ({ratio['lowest']:.2f}-{ratio['highest']:.2f})"
             if ratio

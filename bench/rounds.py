@@ -10,6 +10,12 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 
+# What this project's contenders are called, perhaps with more behind it.
+OWN = "manyheads"
+
+# Figures that a contender's last answer adds to its row.
+KEPT = ("peak_bytes", "libraries_bytes", "loss", "backend")
+
 
 class Contender:
     """A contender in a process that waits between its turns."""
@@ -79,11 +85,16 @@ def interleave(contenders: Mapping[str, Contender], rounds: int, repetitions: in
 def summary(contenders: Mapping[str, Contender]) -> list[dict]:
     """Closes the contenders and returns a row of figures for each.
 
-    The first is compared with the fastest of the others, round by round: ``ratio`` says how many
-    times as fast it is.
+    The fastest of this project's is compared with the fastest of the others, round by round:
+    ``ratio`` says how many times as fast it is.
     """
     seconds = {name: [a["seconds"] for a in c.answers] for name, c in contenders.items()}
-    first, *others = contenders
+    own = [name for name in contenders if name.startswith(OWN)]
+    others = [name for name in contenders if name not in own]
+
+    def fastest(names: list[str]) -> str:
+        return min(names, key=lambda name: statistics.median(seconds[name]))
+
     rows = []
     for name, contender in contenders.items():
         last = contender.answers[-1]
@@ -92,11 +103,10 @@ def summary(contenders: Mapping[str, Contender]) -> list[dict]:
             seconds=statistics.median(seconds[name]),
             lowest=min(seconds[name]),
             highest=max(seconds[name]),
-            **{key: last[key] for key in ("peak_bytes", "loss", "backend") if key in last},
+            **{key: last[key] for key in KEPT if key in last},
         )
-        if name == first and others:
-            fastest = min(others, key=lambda other: statistics.median(seconds[other]))
-            row["ratio"] = ratio(seconds[first], seconds[fastest])
+        if own and others and name == fastest(own):
+            row["ratio"] = ratio(seconds[name], seconds[fastest(others)])
         rows.append(row)
         contender.close()
     return rows

@@ -35,6 +35,9 @@ class Shape:
         return self.batch * self.length
 
 
+# Tokens of a context so short that memory is what libraries and compilers take.
+FEW = 128
+
 SHAPES = {
     "small": Shape(4, 4, 128, 64, 12, 65, 40),
     "medium": Shape(6, 6, 384, 256, 8, 65, 2),

@@ -114,3 +114,9 @@ def batches(
             anything = rng.integers(shape.vocab, size=shape.batch)
             rows[:, t + 1] = np.where(rng.random(shape.batch) < 0.9, follower[rows[:, t]], anything)
         yield rows[:, :-1], rows[:, 1:]
+
+
+def prompts(shape: Shape, rows: int, length: int, seed: int = 2) -> Int[np.ndarray, "B T"]:
+    """Draws prompts of random tokens."""
+    rng = np.random.default_rng(seed)
+    return rng.integers(shape.vocab, size=(rows, length)).astype(np.int32)

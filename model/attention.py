@@ -9,8 +9,8 @@ from jaxtyping import Array, Float, Int
 
 from configs.errors import UserError, nearest
 from model.axes import Axes
-from model.backends.choice import backend
-from model.cache import Cache
+from model.backends.choice import BACKENDS, named
+from model.cache import Layer
 from model.compute import Compute
 from model.config import ModelConfig
 from model.masks import Mask
@@ -43,8 +43,8 @@ class Attention(Protocol):
         x: Float[Array, "B T D"],
         positions: Int[Array, "B T"],
         mask: Mask,
-        cache: Cache | None = None,
-    ) -> tuple[Float[Array, "B T D"], Cache | None]:
+        cache: Layer | None = None,
+    ) -> tuple[Float[Array, "B T D"], Layer | None]:
         """Returns the summed updates of all heads, and the cache with these tokens in it."""
 
     def cache_shapes(
@@ -115,24 +115,29 @@ class Multihead(nnx.Module):
         x: Float[Array, "B T D"],
         positions: Int[Array, "B T"],
         mask: Mask,
-        cache: Cache | None = None,
-    ) -> tuple[Float[Array, "B T D"], Cache | None]:
+        cache: Layer | None = None,
+    ) -> tuple[Float[Array, "B T D"], Layer | None]:
         """Returns the summed updates of all heads, and the cache with these tokens in it.
 
         Args:
           x: the normed residual.
           positions: of each token in its document, for rotary positions.
           mask: which key a query sees; this layer's window is added.
-          cache: keys and values of the tokens before; ``mask`` then numbers its slots.
+          cache: keys and values of the tokens before; ``mask`` then says which of its slots a query
+            sees, and which these tokens take.
         """
+        compute = self.compute
         q, k, v = self.project(x, positions)
-        if cache is not None:
+        if cache is not None and mask.slot is not None:
             slots = ("batch", "kv_heads", None, None)
-            k, v = self.compute.place(k, slots), self.compute.place(v, slots)
-            cache = cache.write(k, v, mask.query_index)
-            k, v = cache.key.astype(k.dtype), cache.value.astype(v.dtype)
-        attend = backend(self.config.attention_backend, q.shape, k.shape)
-        mixed = attend(q, k, v, mask.within(self.window), self.config.logit_cap, self.compute)
+            k, v = compute.place(k, slots), compute.place(v, slots)
+            cache = cache.write(k, v, mask.slot)
+            if x.shape[1] == 1:
+                # What is read once is read in the type that it is held in.
+                compute = dataclasses.replace(compute, dtype=cache.key.dtype.name)
+            k, v = (held.astype(compute.dtype) for held in (cache.key, cache.value))
+        given = (q, k, v, mask.within(self.window), self.config.logit_cap, compute)
+        mixed = BACKENDS[named(self.config.attention_backend, *given)](*given)
         return self.write(x, mixed), cache
 
     def project(

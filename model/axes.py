@@ -57,6 +57,16 @@ class ShardingRules:
         return PartitionSpec(*parts)
 
 
+def platform() -> str:
+    """Returns what programs are made for: the kind of device of the mesh that is set.
+
+    Without a mesh it is what jax runs on. A mesh may have devices that are not here, such as
+    those of a TPU's topology that a program is only compiled for.
+    """
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return jax.default_backend() if device is None else device.platform
+
+
 def make_mesh(
     sizes: dict[str, int],
     devices: Sequence[jax.Device] | None = None,

@@ -5,7 +5,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from model.attention import RESIDUAL, variant
-from model.cache import Cache
+from model.cache import Layer
 from model.compute import Compute
 from model.config import ModelConfig
 from model.masks import Mask
@@ -36,9 +36,9 @@ class Block(nnx.Module):
         x: Float[Array, "B T D"],
         positions: Int[Array, "B T"],
         mask: Mask,
-        cache: Cache | None = None,
+        cache: Layer | None = None,
         key: PRNGKeyArray | None = None,
-    ) -> tuple[Float[Array, "B T D"], Cache | None]:
+    ) -> tuple[Float[Array, "B T D"], Layer | None]:
         """Returns the residual stream after the block, and the cache.
 
         Args:

@@ -10,7 +10,7 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
-from model.axes import Axes, ShardingRules
+from model.axes import Axes, ShardingRules, platform
 from model.config import ModelConfig
 from model.products import Product
 
@@ -39,7 +39,7 @@ class Compute:
         """Returns the arithmetic that a config asks for."""
         joins = config.join_projections
         if joins is None:
-            joins = jax.default_backend() == "cpu"
+            joins = platform() == "cpu"
         return cls(config.dtype, config.accumulation_dtype, rules, joins)
 
     def place(self, x: Array, axes: Axes) -> Array:

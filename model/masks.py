@@ -9,6 +9,9 @@ from jaxtyping import Array, Bool, Int
 
 from model.compute import Compute
 
+# A place behind every query: of a key that none may see.
+NEVER = 2**30
+
 
 @no_type_check  # as a pytree it also holds shapes and shardings
 @jax.tree_util.register_dataclass
@@ -18,19 +21,21 @@ class Mask:
 
     Attributes:
       query_index: place of each query in the sequence, [B, T]; [1, T] where all rows agree.
-      key_index: place of each key, [1, S].
+      key_index: place of each key, [B, S]; [1, S] where all rows agree.
       query_segment: document of each query, [B, T], or None where all is one document.
       key_segment: document of each key, [B, S], or None.
       window: keys that a query sees, its own place included; None sees all before it.
       in_order: query i and key i stand at place i, so that keys after i are not seen.
+      slot: of the cache that the first query's own key takes, when decoding.
     """
 
     query_index: Int[Array, "b T"]
-    key_index: Int[Array, "1 S"]
+    key_index: Int[Array, "c S"]
     query_segment: Int[Array, "B T"] | None = None
     key_segment: Int[Array, "B S"] | None = None
     window: int | None = dataclasses.field(default=None, metadata=dict(static=True))
     in_order: bool = dataclasses.field(default=False, metadata=dict(static=True))
+    slot: Int[Array, ""] | None = None
 
     def visible(self) -> Bool[Array, "b 1 T S"]:
         """Returns where a query sees a key."""

@@ -15,6 +15,12 @@ from jax.experimental.layout import Layout, with_layout_constraint
 from jax.sharding import PartitionSpec
 from jaxtyping import Array
 
+# Slabs of a matrix that are added before the rest of its rows, where one row multiplies it.
+SLABS = 8
+
+# Sums of this many terms at most are not cut in windows by XLA, which would write the terms.
+TERMS = 32
+
 
 @dataclasses.dataclass(frozen=True)
 class Product:
@@ -159,6 +165,25 @@ class _Matrices:
         x = jnp.reshape(x, shape, out_sharding=self._split(*self.batch, *groups))
         return x, indices != sums_last
 
+    def _one_row(self, x: Array, w: Array, w_sums_first: bool) -> Array:
+        """Multiplies one row by a matrix of 16 bits, element by element, then sums in two steps.
+
+        XLA's CPU kernels read such a matrix ten times slower than memory gives it.
+        """
+        wide, size = self.product.wide, x.shape[-1]
+        ahead = x.shape[:-2]
+        # Tied to what changes, a matrix is not widened for all tokens ahead of the loop over them.
+        x, w = (a.astype(wide) for a in jax.lax.optimization_barrier((x, w)))
+        if w_sums_first:
+            count = math.gcd(size, SLABS)
+            w = w.reshape(*ahead, count, size // count, w.shape[-1])
+            sums = (w * x.reshape(*ahead, count, size // count, 1)).sum(-3)
+            return jax.lax.optimization_barrier(sums).sum(-2, keepdims=True)
+        count = size // _lanes(size)
+        w = w.reshape(*ahead, w.shape[-2], count, size // count)
+        sums = (w * x.reshape(*ahead, 1, count, size // count)).sum(-2)
+        return jax.lax.optimization_barrier(sums).sum(-1)[..., None, :]
+
     def _dot(
         self, x: Array, x_sums_first: bool, rows: str, w: Array, w_sums_first: bool, columns: str
     ) -> Array:
@@ -167,19 +192,33 @@ class _Matrices:
             x, x_sums_first = _turned(x), False
         batch = tuple(range(axes))
         summed = ((axes + (not x_sums_first),), (axes + (not w_sums_first),))
-        return jax.lax.dot_general(
-            x,
-            w,
-            (summed, (batch, batch)),
-            preferred_element_type=jnp.dtype(self.product.wide),
-            out_sharding=self._split(*self.batch, rows, columns),
-        )
+
+        def dot(x: Array, w: Array) -> Array:
+            return jax.lax.dot_general(
+                x,
+                w,
+                (summed, (batch, batch)),
+                preferred_element_type=jnp.dtype(self.product.wide),
+                out_sharding=self._split(*self.batch, rows, columns),
+            )
+
+        whole = self.parts is None or not any(self.parts.values())
+        if x.shape[axes] == 1 and not x_sums_first and x.dtype.itemsize == 2 and whole:
+            one_row = functools.partial(self._one_row, w_sums_first=w_sums_first)
+            return jax.lax.platform_dependent(x, w, cpu=one_row, default=dot)
+        return dot(x, w)
 
     def _split(self, *groups: str) -> PartitionSpec | None:
         """Returns how axes of merged indices are split: as the first index of each."""
         if self.parts is None:
             return None
         return PartitionSpec(*(self.parts[group[0]] if group else None for group in groups))
+
+
+def _lanes(size: int) -> int:
+    """Returns how many sums run side by side: whole vector registers, where the size has them."""
+    wide = [n for n in range(16, size + 1, 16) if size % n == 0 and size // n <= TERMS]
+    return wide[0] if wide else size // max(n for n in range(1, TERMS + 1) if size % n == 0)
 
 
 def _ordered(x: Array, indices: str, wanted: str) -> Array:

@@ -7,13 +7,12 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from configs.errors import UserError
 from model import masks
 from model.attention import RESIDUAL
-from model.axes import ShardingRules
+from model.axes import ShardingRules, platform
 from model.backends import choice
 from model.block import Block
-from model.cache import Cache, empty
+from model.cache import Cache, Layer, empty_layer, empty_places
 from model.compute import PRODUCT, Compute
 from model.config import ModelConfig
 from model.norms import Norm
@@ -35,7 +34,8 @@ class Transformer(nnx.Module):
     """A decoder of factored heads.
 
     ``blocks[i]`` stacks the layers i, i + p, i + 2p, ... on a leading axis, where p is the
-    period ``len(config.window)``.
+    period ``len(config.window)``. In a model that is ready to decode (``model.decoding``)
+    ``stacked`` may be false: ``blocks[i]`` is then layer i alone.
     """
 
     def __init__(self, config: ModelConfig, key: PRNGKeyArray, rules: ShardingRules | None = None):
@@ -75,6 +75,7 @@ class Transformer(nnx.Module):
             )(keys)
 
         self.blocks = nnx.List([stack(i, window) for i, window in enumerate(config.window)])
+        self.stacked = True
         self.norm = Norm(config, declare.inside("norm"), self.compute, width)
         self.unembedding = (
             None
@@ -126,48 +127,50 @@ class Transformer(nnx.Module):
         return self.embedding if self.unembedding is None else self.unembedding
 
     def decode(
-        self, tokens: Int[Array, "B T"], index: Int[Array, "B T"], cache: list[Cache]
-    ) -> tuple[Float[Array, "B T Vp"], list[Cache]]:
+        self,
+        tokens: Int[Array, "B T"],
+        index: Int[Array, "B T"],
+        slot: Int[Array, ""],
+        cache: Cache,
+    ) -> tuple[Float[Array, "B T Vp"], Cache]:
         """Returns the logits of tokens that follow those in a cache, and the cache with them.
 
         Args:
           tokens: the new tokens of each row.
-          index: their places in their rows, consecutive; rows may stand at different places.
-            A place that is not yet a row's next may be written and is written again later.
-          cache: from ``empty_cache`` or an earlier call.
+          index: their places in their rows; -1 for padding, which no token sees.
+          slot: of the cache that the first of them takes; the rest take those after it.
+          cache: from ``empty_cache`` or an earlier call. What its slots held is overwritten.
         """
-        mask = masks.Mask(index, jnp.arange(cache[0].key.shape[-2])[None])
-        x, written = self._residual(tokens, index, mask, cache, None)
-        return self._logits(self.norm(x)), written
+        cache = cache.hold(self.compute.place(index, ("batch", None)), slot)
+        index = jnp.maximum(index, 0)
+        mask = masks.Mask(index, cache.place, slot=slot)
+        x, layers = self._residual(tokens, index, mask, cache.layers, None)
+        return self._logits(self.norm(x)), Cache(cache.place, layers)
 
-    def empty_cache(self, batch: int, length: int) -> list[Cache]:
-        """Returns a cache for ``batch`` rows of up to ``length`` tokens, one for each stack.
-
-        Raises:
-          UserError: the length is past the table of learned positions.
-        """
-        config = self.config
-        if config.positions == "learned" and length > config.max_length:
-            raise UserError(
-                f"{length} tokens are longer than model.max_length = {config.max_length}; "
-                "shorten the prompt or the continuation."
-            )
-        layers = config.num_layers // config.period
-        caches = []
-        for block in self.blocks:
-            keys, values = block.attention.cache_shapes(batch, length)
-            caches.append(empty(layers, keys, values, config.dtype, self.compute.rules))
-        return caches
+    def empty_cache(self, batch: int, length: int) -> Cache:
+        """Returns a cache for ``batch`` rows with ``length`` slots."""
+        config, rules, dtype = self.config, self.compute.rules, self.config.dtype
+        if jnp.dtype(dtype).itemsize == 2 and platform() == "cpu":
+            # A CPU's compiler would widen all slots to read or write one of 16 bits.
+            dtype = config.accumulation_dtype
+        layers = config.num_layers // config.period if self.stacked else None
+        return Cache(
+            empty_places(batch, length, rules),
+            [
+                empty_layer(layers, block.attention.cache_shapes(batch, length), dtype, rules)
+                for block in self.blocks
+            ],
+        )
 
     def _residual(
         self,
         tokens: Array,
         positions: Array,
         mask: masks.Mask,
-        cache: list[Cache] | None,
+        cache: list[Layer] | None,
         key: Array | None,
     ) -> tuple[Array, Any]:
-        """Returns the residual stream after all blocks, and the cache if one is given."""
+        """Returns the residual stream after all blocks, and the layers' caches if given."""
         config = self.config
         x = self._embed(tokens, positions)
         keys = None
@@ -190,26 +193,44 @@ class Transformer(nnx.Module):
                 after.append(written)
             return x, after
 
-        scanned = _scanned(config)
+        if not self.stacked:
+            return self._apart(x, positions, mask, cache, keys)
+        scanned = scanned_layers(config)
         if config.remat != "none":
             period = jax.checkpoint(period, policy=_POLICIES[config.remat], prevent_cse=not scanned)
         stacks = (list(self.blocks), cache, keys)
         if scanned:
             return jax.lax.scan(period, x, stacks)
         written = []
-        for layer in _unstacked(stacks, config.num_layers // config.period):
+        for layer in unstacked(stacks, config.num_layers // config.period):
             x, after = period(x, layer)
             written.append(after)
         return x, jax.tree.map(lambda *leaves: jnp.stack(leaves), *written)
 
+    def _apart(
+        self, x: Array, positions: Array, mask: masks.Mask, cache: Any, keys: Array | None
+    ) -> tuple[Array, Any]:
+        """Goes through layers that stand apart."""
+        none = [None] * len(self.blocks)
+        drops = none if keys is None else keys.reshape(-1)
+        written = []
+        for block, layer, drop in zip(self.blocks, cache or none, drops, strict=True):
+            x, after = block(x, positions, mask, layer, drop)
+            written.append(after)
+        return x, written
+
     def _embed(self, tokens: Array, positions: Array) -> Array:
+        x = self._rows(self.embedding, tokens)
+        return x if self.positions is None else x + self._rows(self.positions, positions)
+
+    def _rows(self, table: nnx.Param, index: Array) -> Array:
+        """Looks up rows of a table, in the dtype of activations."""
         compute = self.compute
-        spec = compute.rules.spec(RESIDUAL, (*tokens.shape, self.config.embed_dim))
-        table = compute.weight(self.embedding)
-        x = table.at[tokens].get(out_sharding=spec)
-        if self.positions is not None:
-            x = x + compute.weight(self.positions).at[positions].get(out_sharding=spec)
-        return x
+        spec = compute.rules.spec(RESIDUAL, (*index.shape, self.config.embed_dim))
+        split = compute.rules.spec(table.axes, table.shape) or ()
+        # Cast first, the smaller type is gathered over the mesh; else a few rows are cast.
+        looked_in = compute.weight(table) if any(split) else table[...]
+        return looked_in.at[index].get(out_sharding=spec).astype(compute.dtype)
 
     def _logits(self, x: Array) -> Array:
         compute, config = self.compute, self.config
@@ -220,7 +241,7 @@ class Transformer(nnx.Module):
         return jnp.where(true[None, None], logits, jnp.finfo(logits.dtype).min)
 
 
-def _unstacked(stacks: Any, count: int) -> list[Any]:
+def unstacked(stacks: Any, count: int) -> list[Any]:
     """Cuts stacked layers apart; their gradients are joined at once, and not padded and added."""
     leaves, structure = jax.tree.flatten(stacks)
     cut = [jax.lax.split(leaf, (1,) * count, axis=0) for leaf in leaves]
@@ -228,7 +249,8 @@ def _unstacked(stacks: Any, count: int) -> list[Any]:
     return [jax.tree.unflatten(structure, layer) for layer in layers]
 
 
-def _scanned(config: ModelConfig) -> bool:
+def scanned_layers(config: ModelConfig) -> bool:
+    """Returns whether layers are scanned; where the config does not say, by device and depth."""
     if config.scan_layers is not None:
         return config.scan_layers
-    return jax.default_backend() != "cpu" or config.num_layers > UNROLLED
+    return platform() != "cpu" or config.num_layers > UNROLLED

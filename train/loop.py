@@ -17,6 +17,7 @@ from configs import resolved
 from configs.errors import UserError
 from model.axes import ShardingRules, check_mesh, make_mesh
 from model.backends import choice
+from model.compute import Compute
 from model.config import ModelConfig
 from model.saved import CONFIG, damaged_steps, write_text
 from train.batches import Sources, open_sources, training_batches
@@ -130,7 +131,10 @@ def _run(
     checkpoints = Checkpoints(workdir, config, sources.tokenizer, sources.digest)
     state = _first_state(config, model_config, optimizer, checkpoints, sources, mesh, console)
     start = int(state.step)
-    console.print(choice.said(model_config, config.batch_size, config.length), highlight=False)
+    compute = Compute.of(model_config, rules)
+    documents = config.data.rows == "packed" and sources.tokenizer is not None
+    said = choice.said(model_config, compute, config.batch_size, config.length, documents)
+    console.print(said, highlight=False)
     for name, (old, new) in changes.items():
         console.print(f"config.{name}: {old!r} -> {new!r}", highlight=False, markup=False)
     if start >= config.steps:

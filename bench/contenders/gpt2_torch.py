@@ -6,7 +6,8 @@ import torch
 import transformers
 
 from bench import start
-from bench.shapes import SHAPES, Shape
+from bench.shapes import FEW, SHAPES, Shape
+from bench.worker import peak_bytes
 
 
 def network(shape: Shape) -> Any:
@@ -64,19 +65,53 @@ class Training:
         return dict(loss=float(loss.detach()))
 
 
+class Decoding:
+    """The likeliest new tokens after random prompts, by ``generate`` with its cache."""
+
+    def __init__(self, shape: str, precision: str, batch: int, prompt: int, new: int):
+        """Args: name of the shape, dtype, rows, tokens of each prompt, new tokens of each row."""
+        self.new = new
+        self.model = network(SHAPES[shape]).to(getattr(torch, precision)).eval()
+        prompts = start.prompts(SHAPES[shape], batch, prompt)
+        self.prompts = torch.from_numpy(prompts).long()
+
+    def run(self, times: int) -> dict[str, object]:
+        """Continues the prompts; returns the new tokens."""
+        found = self.prompts
+        for _ in range(times):
+            with torch.no_grad():
+                found = self.model.generate(
+                    self.prompts,
+                    attention_mask=torch.ones_like(self.prompts),
+                    max_new_tokens=self.new,
+                    do_sample=False,
+                    use_cache=True,
+                )
+        return dict(drawn=found[:, self.prompts.shape[1] :].tolist())
+
+
 class Attention:
     """PyTorch's fused causal kernel: values, and gradients of queries, keys and values."""
 
     def __init__(self, length: int, precision: str, heads: int = 12, width: int = 64):
         """Args: tokens, "float32" or "bfloat16", heads, width of each."""
         torch.manual_seed(0)
-        shape, dtype = (1, heads, length, width), getattr(torch, precision)
-        self.arrays = [torch.randn(shape, dtype=dtype, requires_grad=True) for _ in range(3)]
-        self.given = torch.randn(shape, dtype=dtype)
+        dtype = getattr(torch, precision)
 
-    def run(self, times: int) -> dict[str, str]:
-        """Attends, forward and backward."""
+        def arrays(length: int) -> list[torch.Tensor]:
+            shape = (1, heads, length, width)
+            return [torch.randn(shape, dtype=dtype, requires_grad=i < 3) for i in range(4)]
+
+        self.libraries = 0
+        self.arrays = arrays(FEW)
+        self.run(1)
+        self.libraries = peak_bytes()
+        self.arrays = arrays(length)
+
+    def run(self, times: int) -> dict[str, object]:
+        """Attends, forward and backward; returns what few tokens take."""
+        *read, given = self.arrays
         for _ in range(times):
-            out = torch.nn.functional.scaled_dot_product_attention(*self.arrays, is_causal=True)
-            torch.autograd.grad(out, self.arrays, self.given)
-        return dict(backend="fused")
+            out = torch.nn.functional.scaled_dot_product_attention(*read, is_causal=True)
+            torch.autograd.grad(out, read, given)
+        return dict(backend="fused", libraries_bytes=self.libraries)

@@ -10,14 +10,19 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array
 
 from bench import start
-from bench.shapes import SHAPES, config
+from bench.shapes import FEW, SHAPES, config
+from bench.worker import peak_bytes
 from model import masks
 from model.axes import ShardingRules, make_mesh
 from model.backends import choice
 from model.compute import Compute
 from model.config import ModelConfig
+from model.decoding import ready
+from model.transformer import Transformer
 from train.batches import open_sources, training_batches
+from train.decoding import continue_tokens
 from train.optimizer import Numbers
+from train.sampler import Sampler
 from train.step import (
     Batch,
     init_state,
@@ -79,25 +84,58 @@ class Attention:
     def __init__(self, length: int, precision: str, heads: int = 12, width: int = 64):
         """Args: tokens, "float32" or "bfloat16", heads, width of each."""
         compute = Compute(precision, "float32", ShardingRules())
-        mask = masks.causal(length, None, compute)
         shape = (1, heads, length, width)
-        self.backend = choice.automatic(shape, shape)
+        like = jax.ShapeDtypeStruct(shape, precision)
+        whole = masks.causal(length, None, compute)
+        self.backend = choice.named("auto", like, like, like, whole, None, compute)
         attend = choice.BACKENDS[self.backend]
-        keys = jax.random.split(jax.random.key(0), 4)
-        self.arrays = [jax.random.normal(key, shape, precision) for key in keys]
 
         @jax.jit
         def step(q: Array, k: Array, v: Array, given: Array) -> tuple[Array, ...]:
+            mask = masks.causal(q.shape[2], None, compute)
             out, pull = jax.vjp(lambda q, k, v: attend(q, k, v, mask, None, compute), q, k, v)
             return out, *pull(given.astype(out.dtype))
 
         self.step: Callable[..., tuple[Array, ...]] = step
 
-    def run(self, times: int) -> dict[str, str]:
-        """Attends, forward and backward; returns the backend's name."""
+        def arrays(length: int) -> list[Array]:
+            keys = jax.random.split(jax.random.key(0), 4)
+            return [jax.random.normal(key, (1, heads, length, width), precision) for key in keys]
+
+        jax.block_until_ready(self.step(*arrays(FEW)))
+        self.libraries = peak_bytes()
+        self.arrays = arrays(length)
+
+    def run(self, times: int) -> dict[str, object]:
+        """Attends, forward and backward; returns the backend, and what few tokens take."""
         for _ in range(times):
             jax.block_until_ready(self.step(*self.arrays))
-        return dict(backend=self.backend)
+        return dict(backend=self.backend, libraries_bytes=self.libraries)
+
+
+class Decoding:
+    """The likeliest new tokens after random prompts, by the loop that ``train.sample`` runs."""
+
+    def __init__(self, shape: str, precision: str, batch: int, prompt: int, new: int):
+        """Args: name of the shape, dtype, rows, tokens of each prompt, new tokens of each row."""
+        self.shape, self.new = SHAPES[shape], new
+        model_config = ModelConfig.from_config(
+            config(shape, precision).model, self.shape.vocab, self.shape.length
+        )
+        arrays = start.head_parameters(
+            self.shape, start.gpt2_parameters(self.shape), model_config.padded_vocab_size
+        )
+        model = jax.eval_shape(lambda key: Transformer(model_config, key), jax.random.key(0))
+        names = named_arrays(model)
+        self.model = ready(with_arrays(model, {name: jnp.asarray(arrays[name]) for name in names}))
+        self.prompts = list(start.prompts(self.shape, batch, prompt))
+
+    def run(self, times: int) -> dict[str, object]:
+        """Continues the prompts; returns the new tokens."""
+        found = []
+        for _ in range(times):
+            found = continue_tokens(self.model, self.prompts, self.new, Sampler(temperature=0.0))
+        return dict(drawn=[row.tolist() for row in found])
 
 
 class Loading:

@@ -18,18 +18,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from model.axes import platform
 from model.backends.shards import on_shards
 from model.compute import Compute
-from model.masks import Mask
+from model.masks import NEVER, Mask
 
 # Queries, and keys, of a block: a block of the pattern of one head is 1 MB in float32.
 BLOCK = 512
 
 # Bytes of the pattern's blocks that a CPU works on at once: they are read again soon.
 CACHE = 4 * 2**20
-
-# A place that padded keys have, behind every query.
-NEVER = 2**30
 
 
 def attend(
@@ -63,7 +61,7 @@ def _in_turn(static: Static, q: Array, k: Array, v: Array, mask: Mask) -> Array:
     groups, shared = k.shape[1], v.shape[1] == 1
     blocks = batch * heads * BLOCK**2 * jnp.dtype(static.wide).itemsize
     few = max(length, k.shape[2]) <= BLOCK or blocks <= CACHE
-    if few or jax.default_backend() != "cpu":
+    if few or platform() != "cpu":
         return _attend(static, q, k, v, mask)
 
     def row(parts: tuple[Array, Array, Array, Mask]) -> Array:
@@ -309,18 +307,18 @@ class _Cut:
         """Returns, for each block of keys, the blocks of queries that see it: see ``_ends``."""
         return _ends(self._seen().T, self._whole().T)
 
-    def _places(self) -> tuple[Int[Array, "q 1"], Int[Array, "q 1"], Int[Array, "s size"]]:
+    def _places(self) -> tuple[Int[Array, "q 1"], Int[Array, "q 1"], Int[Array, "c s size"]]:
         """Returns the first and last place in each block of queries, and all of the keys."""
         places = self.mask.query_index.reshape(-1, self.queries.count, self.queries.size)
-        keys = self.mask.key_index.reshape(self.keys.count, self.keys.size)
+        keys = self.mask.key_index.reshape(-1, self.keys.count, self.keys.size)
         return places.min((0, 2))[:, None], places.max((0, 2))[:, None], keys
 
     def _seen(self) -> Bool[Array, "q s"]:
         """Returns the pairs of blocks in which places alone let a query see a key."""
         low, high, keys = self._places()
-        seen = high >= keys.min(1)[None]
+        seen = high >= keys.min((0, 2))[None]
         if self.window is not None:
-            nearest = jnp.where(keys == NEVER, -NEVER, keys).max(1)
+            nearest = jnp.where(keys == NEVER, -NEVER, keys).max((0, 2))
             seen &= low - nearest[None] < self.window
         return seen
 
@@ -329,9 +327,9 @@ class _Cut:
         if self.mask.query_segment is not None:
             return jnp.zeros((self.queries.count, self.keys.count), bool)
         low, high, keys = self._places()
-        whole = low >= keys.max(1)[None]
+        whole = low >= keys.max((0, 2))[None]
         if self.window is not None:
-            whole &= high - keys.min(1)[None] < self.window
+            whole &= high - keys.min((0, 2))[None] < self.window
         return whole
 
 

@@ -1,15 +1,20 @@
 """The backends by name, and which one ``auto`` takes.
 
-A new backend keeps the interface of ``dense.attend`` and joins the table.
+A new backend keeps the interface of ``dense.attend`` and joins the table; one that cannot
+compute everything also says what it refuses.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array
 
 from configs.errors import UserError, nearest
-from model.backends import blockwise, dense, pieces
+from model import masks
+from model.axes import platform
+from model.backends import blockwise, cudnn, dense, pieces, splash
+from model.backends.shards import Shaped
 from model.compute import Compute
 from model.config import ModelConfig
 from model.masks import Mask
@@ -21,8 +26,16 @@ BACKENDS: dict[str, Backend] = {
     "dense": dense.attend,
     "pieces": pieces.attend,
     "blockwise": blockwise.attend,
+    "splash": splash.attend,
+    "cudnn": cudnn.attend,
 }
 NAMES = ("auto", *BACKENDS)
+
+# Why a backend cannot take the same arguments, or None; the others take everything.
+REFUSALS: dict[str, Callable[..., str | None]] = {
+    "splash": splash.refusal,
+    "cudnn": cudnn.refusal,
+}
 
 
 def check(name: str) -> None:
@@ -38,38 +51,93 @@ def check(name: str) -> None:
         )
 
 
-def backend(name: str, queries: Sequence[int], keys: Sequence[int]) -> Backend:
-    """Returns the backend that ``model.attention_backend`` names, or that ``auto`` takes.
+def named(
+    name: str,
+    q: Shaped,
+    k: Shaped,
+    v: Shaped,
+    mask: Mask,
+    logit_cap: float | None,
+    compute: Compute,
+) -> str:
+    """Returns the name of the backend that computes these arguments of ``dense.attend``.
 
     Args:
-      name: of the backend.
-      queries: their shape, [B, H, T, K].
-      keys: their shape, [B, G, S, K].
+      name: ``model.attention_backend``. It counts for whole sequences; tokens that read a cache
+        take what ``auto`` does where it cannot.
+      q: queries, or their shape and dtype; so too the keys and values.
+      k: keys.
+      v: values.
+      mask: which key a query sees.
+      logit_cap: of the logits.
+      compute: the arithmetic.
+
+    Raises:
+      UserError: the backend refuses them.
     """
-    return BACKENDS[automatic(queries, keys) if name == "auto" else name]
+    given = (q, k, v, mask, logit_cap, compute)
+    reason = REFUSALS[name](*given) if name in REFUSALS else None
+    if name == "auto" or (reason and mask.slot is not None):
+        return _automatic(*given)
+    if reason:
+        raise UserError(
+            f"model.attention_backend = {name!r} cannot be used: {reason}, or use 'auto'."
+        )
+    return name
 
 
-def automatic(queries: Sequence[int], keys: Sequence[int]) -> str:
-    """Returns the name of the backend that is fastest here, by device and shape.
-
-    Args:
-      queries: their shape, [B, H, T, K], on all devices together.
-      keys: their shape, [B, G, S, K].
-    """
-    length, seen = queries[2], keys[2]
-    if length > 1 and max(length, seen) > blockwise.BLOCK:
+def _automatic(
+    q: Shaped, k: Shaped, v: Shaped, mask: Mask, logit_cap: float | None, compute: Compute
+) -> str:
+    """Returns what is fastest by device and shape: a device's own kernel for long sequences."""
+    length, longest = q.shape[2], max(q.shape[2], k.shape[2])
+    if length == 1:
+        return "dense"
+    if longest >= splash.BLOCK:
+        for name, refusal in REFUSALS.items():
+            if refusal(q, k, v, mask, logit_cap, compute) is None:
+                return name
+    if longest > blockwise.BLOCK:
         return "blockwise"
-    if length > 1 and jax.default_backend() == "cpu":
-        return "pieces"
-    return "dense"
+    return "pieces" if platform() == "cpu" else "dense"
 
 
-def said(config: ModelConfig, batch: int, length: int) -> str:
-    """Returns a line that says which backend computes the attention of whole sequences."""
+def said(
+    config: ModelConfig, compute: Compute, batch: int, length: int, documents: bool = False
+) -> str:
+    """Returns a line that says which backend computes the attention of whole sequences.
+
+    Args:
+      config: of the model.
+      compute: its arithmetic.
+      batch: rows.
+      length: tokens of a row.
+      documents: whether a row has several.
+
+    Raises:
+      UserError: the backend that the config names refuses them.
+    """
     name = config.attention_backend
+
+    def shape(heads: int, width: int) -> Shaped:
+        return jax.ShapeDtypeStruct((batch, heads, length, width), compute.dtype)
+
+    full = config.value_map == "full"
+    values = shape(1, config.embed_dim) if full else shape(config.num_kv_heads, config.value_dim)
+
+    def mask() -> Mask:
+        segments = jnp.zeros((batch, length), jnp.int32) if documents else None
+        return masks.causal(length, segments, compute)
+
+    found = named(
+        name,
+        shape(config.num_heads, config.head_dim),
+        shape(config.num_kv_heads, config.head_dim),
+        values,
+        jax.eval_shape(mask),
+        config.logit_cap,
+        compute,
+    )
     if name != "auto":
         return f"attention: {name}"
-    queries = (batch, config.num_heads, length, config.head_dim)
-    keys = (batch, config.num_kv_heads, length, config.head_dim)
-    device = jax.default_backend()
-    return f"attention: {automatic(queries, keys)} (auto, for {length} tokens on a {device})"
+    return f"attention: {found} (auto, for {length} tokens on a {platform()})"

@@ -14,8 +14,17 @@ from model.masks import Mask
 QUERIES = ("batch", "heads", "length", None)
 KEYS = ("batch", "kv_heads", None, None)
 
+# An array, or what is known of one that is not there.
+Shaped = Array | jax.ShapeDtypeStruct
+
 # Queries, keys, values and mask of a shard to what its queries read.
 Local = Callable[[Array, Array, Array, Mask], Array]
+
+
+def length_is_split(compute: Compute) -> bool:
+    """Returns whether a sequence is split over devices of the mesh that is set."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return math.prod(mesh.shape.get(axis, 1) for axis in compute.rules.length) > 1
 
 
 def on_shards(
@@ -44,7 +53,7 @@ def on_shards(
         k = for_each_query_head(k, q.shape[1], compute)
         if v.shape[1] > 1:
             v = for_each_query_head(v, q.shape[1], compute)
-    if math.prod(mesh.shape[axis] for axis in compute.rules.length) > 1:
+    if length_is_split(compute):
         mask = dataclasses.replace(mask, in_order=False)
     q, k, v = compute.place(q, QUERIES), compute.place(k, KEYS), compute.place(v, KEYS)
     return jax.shard_map(

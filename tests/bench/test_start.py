@@ -57,3 +57,15 @@ def test_logits_are_those_of_transformers():
         peer = gpt2_torch.network(TINY).eval()
         expected = peer(input_ids=torch.from_numpy(tokens).long()).logits.numpy()
     np.testing.assert_allclose(small.true_logits(ours, tokens), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_new_tokens_are_those_of_transformers():
+    pytest.importorskip("torch", reason="needs the extra peers")
+    pytest.importorskip("transformers", reason="needs the extra peers")
+    from bench.contenders import gpt2_torch, manyheads
+
+    given = dict(shape="small", precision="float32", batch=3, prompt=9, new=20)
+    ours, theirs = manyheads.Decoding(**given).run(1), gpt2_torch.Decoding(**given).run(1)
+    assert ours == theirs
+    assert len(np.unique(ours["drawn"])) > 1

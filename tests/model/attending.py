@@ -28,18 +28,27 @@ KINDS = {
 }
 
 
-def drawn(groups=HEADS, value_groups=None, rank=RANK, window=None, segments=False, cap=None):
+def drawn(
+    groups=HEADS,
+    value_groups=None,
+    rank=RANK,
+    window=None,
+    segments=False,
+    cap=None,
+    length=LENGTH,
+    width=WIDTH,
+):
     """Returns queries, keys, values and what the gradient is given, with mask and cap."""
     rng = np.random.default_rng(0)
     shapes = [
-        (BATCH, HEADS, LENGTH, WIDTH),
-        (BATCH, groups, LENGTH, WIDTH),
-        (BATCH, value_groups or groups, LENGTH, rank),
-        (BATCH, HEADS, LENGTH, rank),
+        (BATCH, HEADS, length, width),
+        (BATCH, groups, length, width),
+        (BATCH, value_groups or groups, length, rank),
+        (BATCH, HEADS, length, rank),
     ]
     arrays = [jnp.asarray(rng.standard_normal(shape), jnp.float32) for shape in shapes]
-    documents = jnp.asarray(np.sort(rng.integers(0, 3, (BATCH, LENGTH)), 1)) if segments else None
-    return arrays, causal(LENGTH, documents, COMPUTE).within(window), cap
+    documents = jnp.asarray(np.sort(rng.integers(0, 3, (BATCH, length)), 1)) if segments else None
+    return arrays, causal(length, documents, COMPUTE).within(window), cap
 
 
 def both(attend, q, k, v, given, mask, cap, compute=COMPUTE):

@@ -1,6 +1,7 @@
 """One layer of attention against the reference; full and factored value maps; variants by name."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -8,10 +9,11 @@ from configs.errors import UserError
 from model import masks
 from model.attention import Multihead, variant
 from model.axes import ShardingRules
-from model.backends import choice, dense
+from model.backends import choice
 from model.compute import Compute
 from model.transformer import Transformer
 from tests.model import reference, small
+from tests.model.attending import COMPUTE
 
 LAYERS = {
     "multi-head": {},
@@ -106,9 +108,14 @@ def test_unknown_variants_are_named(name, sentence):
         variant(name)
 
 
+def taken(name, queries, keys):
+    q, k = (jax.ShapeDtypeStruct((2, 4, n, 8), jnp.float32) for n in (queries, keys))
+    mask = masks.causal(keys, None, COMPUTE)
+    return choice.named(name, q, k, k, mask, None, COMPUTE)
+
+
 def test_an_unknown_backend_is_named():
-    shape = (2, 4, 16, 8)
-    assert choice.backend("dense", shape, shape) is dense.attend
+    assert taken("dense", 2048, 2048) == "dense"
     with pytest.raises(UserError, match=r"model.attention_backend = 'dens' .*mean 'dense'"):
         Transformer(small.config(attention_backend="dens"), jax.random.key(0))
 
@@ -120,10 +127,10 @@ def test_an_unknown_backend_is_named():
         ("cpu", 512, 512, "pieces"),
         ("cpu", 513, 513, "blockwise"),
         ("cpu", 1, 4096, "dense"),
-        ("gpu", 512, 512, "dense"),
-        ("tpu", 1024, 1024, "blockwise"),
+        ("rocm", 512, 512, "dense"),
+        ("rocm", 1024, 1024, "blockwise"),
     ],
 )
 def test_auto_goes_by_device_and_shape(monkeypatch, device, queries, keys, expected):
-    monkeypatch.setattr(jax, "default_backend", lambda: device)
-    assert choice.automatic((2, 4, queries, 8), (2, 4, keys, 8)) == expected
+    monkeypatch.setattr(choice, "platform", lambda: device)
+    assert taken("auto", queries, keys) == expected

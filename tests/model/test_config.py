@@ -127,7 +127,9 @@ def test_every_valid_config_has_gradients(
     gradients = jax.eval_shape(jax.grad(small.cross_entropy), model, tokens, tokens)
     shapes = [[leaf.shape for leaf in jax.tree.leaves(tree)] for tree in (gradients, model)]
     assert shapes[0] == shapes[1]
-    logits = jax.eval_shape(lambda m, t: m.decode(t, t, m.empty_cache(2, 8))[0], model, tokens)
+    logits = jax.eval_shape(
+        lambda m, t: m.decode(t, t, jnp.int32(0), m.empty_cache(2, 8))[0], model, tokens
+    )
     assert (logits.shape, logits.dtype) == ((2, 5, 128), jnp.float32)
 
 

@@ -158,11 +158,14 @@ def test_decoding_on_a_mesh_equals_the_forward_pass(name):
     with jax.set_mesh(small.mesh(MESHES["fsdp 2, heads 4"])):
         model, tokens = place(name), batch(name)[0]
         expected = small.true_logits(model, split(tokens))
-        decode = small.quickly(lambda m, t, i, c: m.decode(t, i, c))
+        decode = small.quickly(lambda model, *given: model.decode(*given))
         cache = small.quickly(lambda m: m.empty_cache(ROWS, LENGTH))(model)
         every = np.broadcast_to(np.arange(LENGTH, dtype=np.int32), tokens.shape)
         for here in (slice(0, 5), slice(5, 6)):
-            logits, cache = decode(model, split(tokens[:, here]), split(every[:, here]), cache)
+            slot = np.int32(here.start)
+            logits, cache = decode(
+                model, split(tokens[:, here]), split(every[:, here]), slot, cache
+            )
             found = np.asarray(logits)[..., : CONFIGS[name].vocab_size]
             np.testing.assert_allclose(found, expected[:, here], rtol=0, atol=1e-5)
 

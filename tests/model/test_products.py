@@ -54,6 +54,23 @@ def test_bfloat16_gradients_are_sums_in_float32_of_bfloat16_products(subscripts)
         np.testing.assert_allclose(np.asarray(own, np.float64), expected, rtol=2**-8, atol=1e-5)
 
 
+@pytest.mark.parametrize("subscripts", SUBSCRIPTS)
+@pytest.mark.parametrize("inner", [1, 7, 24, 96, 770])
+def test_one_row_of_bfloat16_is_multiplied_exactly_and_summed_in_float32(subscripts, inner):
+    """A path of its own, whatever the length of the sums."""
+    left, right, result = re.split("->|,", subscripts)
+    sizes = {**SIZES, "b": 1, "t": 1}
+    sizes[next(i for i in left if i not in result)] = inner
+    rng = np.random.default_rng(0)
+    x, w = (
+        jnp.asarray(rng.standard_normal([sizes[i] for i in term]), "bfloat16")
+        for term in (left, right)
+    )
+    found = jax.jit(Product(subscripts, "float32", None))(x, w)
+    exact = np.einsum(subscripts.split("->")[0] + "->" + result, *(np.float64(a) for a in (x, w)))
+    np.testing.assert_allclose(found, exact, rtol=0, atol=4e-6 * inner**0.5)
+
+
 def lowered(subscripts, platform):
     """Returns the program of a product's value and gradients."""
     x, w, dy = operands(subscripts, "bfloat16")

@@ -108,7 +108,7 @@ def test_optimizer_bytes_are_those_of_the_state(name: str) -> None:
 def test_cache_bytes_are_those_of_an_empty_cache() -> None:
     config = model_config(num_heads=8, num_kv_heads=2, value_dim=12, window=(None, 8))
     cache = Transformer(config, jax.random.key(0)).empty_cache(3, 20)
-    held = sum(leaf.nbytes for leaf in jax.tree.leaves(cache))
+    held = sum(leaf.nbytes for leaf in jax.tree.leaves(cache.layers))
     assert held == 3 * 20 * tally(config, 32).cache_bytes_per_token
 
 

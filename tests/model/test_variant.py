@@ -98,10 +98,10 @@ def test_cached_decoding_equals_the_forward_pass():
     config = small.config(**GATED)
     model, tokens = small.drawn(config), small.tokens(config)
     expected = small.true_logits(model, tokens)
-    decode = small.quickly(lambda m, t, i, c: m.decode(t, i, c))
+    decode = small.quickly(lambda model, *given: model.decode(*given))
     cache = model.empty_cache(*tokens.shape)
     every = jnp.broadcast_to(jnp.arange(small.LENGTH), tokens.shape)
     for here in (slice(0, 6), slice(6, 7)):
-        logits, cache = decode(model, tokens[:, here], every[:, here], cache)
+        logits, cache = decode(model, tokens[:, here], every[:, here], np.int32(here.start), cache)
         found = np.asarray(logits)[..., : config.vocab_size]
         np.testing.assert_allclose(found, expected[:, here], rtol=0, atol=1e-5)

@@ -8,8 +8,9 @@ from rich.console import Console
 from configs import induction
 from model.axes import make_mesh
 from model.saved import open_saved
+from train.decoding import continue_tokens
 from train.loop import train
-from train.sample import Sampler, continue_tokens
+from train.sampler import Sampler
 from train.step import named_arrays
 
 VARIANT = "tests.model.gated_heads:GatedHeads"

@@ -1,0 +1,66 @@
+"""cuDNN's fused attention for NVIDIA GPUs, through ``jax.nn.dot_product_attention``.
+
+Its program has been made and read, but not run: no GPU was at hand.
+"""
+
+import jax
+from jaxtyping import Array, Float
+
+from model.axes import platform
+from model.backends.shards import Shaped, length_is_split, on_shards
+from model.compute import Compute
+from model.masks import Mask
+
+# The most that a head's keys and values may have (cuDNN frontend, "Attention", limitations).
+WIDEST = 128
+
+
+def refusal(
+    q: Shaped, k: Shaped, v: Shaped, mask: Mask, logit_cap: float | None, compute: Compute
+) -> str | None:
+    """Returns why these arguments of ``attend`` cannot be computed here; None where they can."""
+    if platform() not in ("gpu", "cuda"):
+        return f"it runs on NVIDIA GPUs, and this is a {platform()}"
+    if length_is_split(compute):
+        return "it needs whole sequences on each device; set mesh.context = 1"
+    if not mask.in_order:
+        return "it reads whole sequences, and not a cache"
+    if compute.dtype not in ("bfloat16", "float16"):
+        return f"it multiplies 16 bits; set model.dtype = 'bfloat16', not {compute.dtype!r}"
+    if v.shape[1:] != k.shape[1:]:
+        return "keys and values must be alike; set model.value_dim = model.head_dim"
+    if q.shape[3] > WIDEST or q.shape[3] % 8:
+        return f"model.head_dim = {q.shape[3]} must be a multiple of 8 up to {WIDEST}"
+    if logit_cap is not None:
+        return "it has no cap; set model.logit_cap = None"
+    if mask.query_segment is not None:
+        return "it does not keep documents apart; set data.rows = 'stream'"
+    return None
+
+
+def attend(
+    q: Float[Array, "B H T K"],
+    k: Float[Array, "B G S K"],
+    v: Float[Array, "B Gv S R"],
+    mask: Mask,
+    logit_cap: float | None,
+    compute: Compute,
+) -> Float[Array, "B H T R"]:
+    """Returns ``A v`` with ``A = softmax(mask(q k^T / sqrt(K)))``; arguments as ``dense.attend``.
+
+    Raises:
+      ValueError: there is a ``refusal``.
+    """
+    reason = refusal(q, k, v, mask, logit_cap, compute)
+    if reason:
+        raise ValueError(f"cudnn cannot compute this: {reason}")
+
+    def local(q: Array, k: Array, v: Array, mask: Mask) -> Array:
+        window = None if mask.window is None else (mask.window - 1, 0)
+        by_length = (x.astype(compute.dtype).swapaxes(1, 2) for x in (q, k, v))
+        out = jax.nn.dot_product_attention(
+            *by_length, is_causal=True, local_window_size=window, implementation="cudnn"
+        )
+        return out.swapaxes(1, 2)
+
+    return on_shards(local, q, k, v, mask, compute)

@@ -1,0 +1,118 @@
+"""JAX's Pallas kernel for TPUs, "splash": blocks of the pattern in fast memory, none in slow.
+
+Blocks that the causal mask or the window hides are not read; documents are masked inside blocks.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.experimental.pallas.ops.tpu import splash_attention
+from jaxtyping import Array, Float
+
+from model.axes import platform
+from model.backends.shards import Shaped, length_is_split, on_shards
+from model.compute import PRODUCT, Compute
+from model.masks import Mask
+
+# Queries, and keys, of a block; shorter sequences are one block of whole lanes.
+BLOCK = 512
+LANES = 128
+
+# Tests run the kernel step by step on a CPU.
+INTERPRET = False
+
+
+def refusal(
+    q: Shaped, k: Shaped, v: Shaped, mask: Mask, logit_cap: float | None, compute: Compute
+) -> str | None:
+    """Returns why these arguments of ``attend`` cannot be computed here; None where they can."""
+    del q, logit_cap
+    if not INTERPRET and platform() != "tpu":
+        return f"it runs on TPUs, and this is a {platform()}"
+    if length_is_split(compute):
+        return "it needs whole sequences on each device; set mesh.context = 1"
+    if not mask.in_order:
+        return "it reads whole sequences, and not a cache"
+    if v.shape[1] != k.shape[1]:
+        return "it reads a value for each key; set model.value_map = 'factored'"
+    return None
+
+
+def attend(
+    q: Float[Array, "B H T K"],
+    k: Float[Array, "B G S K"],
+    v: Float[Array, "B Gv S R"],
+    mask: Mask,
+    logit_cap: float | None,
+    compute: Compute,
+) -> Float[Array, "B H T R"]:
+    """Returns ``A v`` with ``A = softmax(mask(q k^T / sqrt(K)))``; arguments as ``dense.attend``.
+
+    Raises:
+      ValueError: there is a ``refusal``.
+    """
+    reason = refusal(q, k, v, mask, logit_cap, compute)
+    if reason:
+        raise ValueError(f"splash cannot compute this: {reason}")
+    local = functools.partial(_local, logit_cap=logit_cap, dtype=compute.dtype)
+    return on_shards(local, q, k, v, mask, compute)
+
+
+def _local(
+    q: Array, k: Array, v: Array, mask: Mask, *, logit_cap: float | None, dtype: str
+) -> Array:
+    length = q.shape[2]
+    unit = BLOCK if length > BLOCK else LANES
+    padded = -(-length // unit) * unit
+
+    def pad(x: Array, axis: int) -> Array:
+        # Keys past the end are behind every query.
+        widths = [(0, 0)] * x.ndim
+        widths[axis] = (0, padded - length)
+        return jnp.pad(x, widths)
+
+    q = q * jnp.asarray(q.shape[-1] ** -0.5, q.dtype)
+    q, k, v = (pad(x.astype(dtype), 2) for x in (q, k, v))
+    kernel = _kernel(q.shape[1], padded, mask.window, logit_cap)
+    if mask.query_segment is None or mask.key_segment is None:
+        out = jax.vmap(kernel)(q, k, v)
+    else:
+        documents = splash_attention.SegmentIds(
+            pad(mask.query_segment, 1), pad(mask.key_segment, 1)
+        )
+        out = jax.vmap(kernel)(q, k, v, documents)
+    return out[:, :, :length]
+
+
+def _kernel(
+    heads: int, length: int, window: int | None, logit_cap: float | None
+) -> Callable[..., Any]:
+    """Returns the kernel of some heads and a length that is whole blocks."""
+    shape = (length, length)
+    seen: splash_attention.Mask
+    if window is None or window >= length:
+        seen = splash_attention.CausalMask(shape)
+    else:
+        seen = splash_attention.LocalMask(shape, (window - 1, 0), 0)
+    block = min(BLOCK, length)
+    sizes = splash_attention.BlockSizes(
+        block_q=block,
+        block_kv=block,
+        block_q_dkv=block,
+        block_kv_dkv=block,
+        block_q_dq=block,
+        block_kv_dq=block,
+    )
+    return splash_attention.make_splash_mha(
+        splash_attention.MultiHeadMask([seen] * heads),
+        block_sizes=sizes,
+        head_shards=1,
+        q_seq_shards=1,
+        attn_logits_soft_cap=logit_cap,
+        # A policy that keeps products keeps what the backward pass needs of this one.
+        residual_checkpoint_name=PRODUCT,
+        interpret=INTERPRET,
+    )

@@ -1,0 +1,121 @@
+"""The TPU's kernel equals the dense backend, step by step on a CPU, and compiles for TPUs."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs.errors import UserError
+from model.backends import choice, dense, splash
+from model.masks import Mask, causal
+from tests.model import small
+from tests.model.attending import COMPUTE, KINDS, both, check_on_a_mesh, drawn
+
+TAKEN = [kind for kind in KINDS if kind != "full value map"]
+
+
+@pytest.fixture
+def interpreted(monkeypatch):
+    monkeypatch.setattr(splash, "INTERPRET", True)
+
+
+@pytest.mark.parametrize("kind", TAKEN)
+def test_values_and_gradients_are_those_of_dense(interpreted, kind):
+    arrays, mask, cap = drawn(**KINDS[kind])
+    found = both(splash.attend, *arrays, mask, cap)
+    for own, expected in zip(found, both(dense.attend, *arrays, mask, cap), strict=True):
+        np.testing.assert_allclose(own, expected, rtol=0, atol=5e-6)
+
+
+@pytest.mark.parametrize("kind", ["windowed", "all"])
+def test_several_blocks_are_those_of_dense(interpreted, monkeypatch, kind):
+    """Blocks are 128 tokens at least; 300 are padded to three."""
+    monkeypatch.setattr(splash, "BLOCK", 128)
+    kind = {**KINDS[kind], "window": 130}
+    arrays, mask, cap = drawn(**kind, length=300)
+    found = both(splash.attend, *arrays, mask, cap)
+    for own, expected in zip(found, both(dense.attend, *arrays, mask, cap), strict=True):
+        np.testing.assert_allclose(own, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("sizes", [dict(heads=4, data=2), dict(heads=2, fsdp=2)])
+@pytest.mark.parametrize("kind", ["plain", "grouped", "multi-query", "all"])
+def test_on_a_mesh_it_is_the_same(interpreted, kind, sizes):
+    check_on_a_mesh(splash.attend, kind, sizes)
+
+
+def test_what_it_cannot_compute_is_refused(interpreted, monkeypatch):
+    (q, k, v, _), mask, _ = drawn()
+
+    def refused(*given):
+        with pytest.raises(UserError, match="model.attention_backend = 'splash' .*") as error:
+            choice.named("splash", *given)
+        with pytest.raises(ValueError, match="splash cannot"):
+            splash.attend(*given)
+        return str(error.value)
+
+    given = (q, k, v, mask, None, COMPUTE)
+    assert choice.named("splash", *given) == "splash"
+    cached = Mask(mask.query_index, mask.key_index)
+    assert "not a cache" in refused(q, k, v, cached, None, COMPUTE)
+    assert "value_map" in refused(q, k, v[:, :1], mask, None, COMPUTE)
+    with jax.set_mesh(small.mesh(dict(context=2, heads=4))):
+        assert "mesh.context = 1" in refused(*given)
+    monkeypatch.setattr(splash, "INTERPRET", False)
+    assert "this is a cpu" in refused(*given)
+
+
+def test_tokens_that_read_a_cache_take_another():
+    """A model that was trained with it decodes."""
+    (q, k, v, _), mask, _ = drawn()
+    cached = Mask(mask.query_index, mask.key_index, slot=jnp.int32(0))
+    assert choice.named("splash", q[:, :, :1], k, v, cached, None, COMPUTE) == "dense"
+
+
+@pytest.mark.slow
+def test_it_compiles_for_tpus():
+    """On a mesh of v5e chips that are not here: alone, and in a network that ``auto`` gives it."""
+    if importlib.util.find_spec("libtpu") is None:
+        pytest.skip("needs the extra tpu")
+    # No chip is asked for; the names let the compiler begin.
+    described = dict(
+        JAX_PLATFORMS="cpu",
+        TPU_SKIP_MDS_QUERY="1",
+        TPU_WORKER_HOSTNAMES="localhost",
+        TPU_ACCELERATOR_TYPE="v5litepod-8",
+        ALLOW_MULTIPLE_LIBTPU_LOAD="1",
+    )
+    run = subprocess.run(
+        [sys.executable, "-m", "tests.model.compiling_for_tpu"],
+        env={**os.environ, **described},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr[-3000:]
+    found = json.loads(run.stdout.splitlines()[-1])
+    # A forward kernel, and two backward ones.
+    assert found["kernels"] == dict.fromkeys(found["kernels"], 3)
+    assert len(found["kernels"]) == 8
+    assert found["network"] == 3
+    assert found["said"] == "attention: splash (auto, for 1024 tokens on a tpu)"
+
+
+def test_short_sequences_and_long_ones_on_a_tpu(monkeypatch):
+    monkeypatch.setattr(choice, "platform", lambda: "tpu")
+    monkeypatch.setattr(splash, "platform", lambda: "tpu")
+
+    def taken(length, **changes):
+        config = small.config(**changes)
+        return choice.said(config, COMPUTE, 2, length)
+
+    assert taken(512) == "attention: splash (auto, for 512 tokens on a tpu)"
+    assert taken(511) == "attention: dense (auto, for 511 tokens on a tpu)"
+    assert taken(1024, value_map="full", num_kv_heads=2).startswith("attention: blockwise")
+    assert causal(4, None, COMPUTE).in_order

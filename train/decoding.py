@@ -1,0 +1,172 @@
+"""Prompts of any lengths continued together: a prefill, then a token a step from the cache."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int
+
+from configs.errors import UserError
+from model.cache import Cache
+from model.compiled import one_row_options
+from model.decoding import ready
+from model.transformer import Transformer
+from train.sampler import Sampler
+
+# Shortest prompt and cache that are compiled; longer ones double, so that few are.
+BUCKET = 32
+
+
+def continue_tokens(
+    model: Transformer,
+    prompts: Sequence[Int[np.ndarray, "_"]],
+    new_tokens: int,
+    sampler: Sampler,
+    seed: int = 0,
+    end_id: int | None = None,
+) -> list[Int[np.ndarray, "_"]]:
+    """Continues prompts of any lengths together.
+
+    The model reads at most ``max_length`` tokens back: a row that is full goes on from its
+    last half.
+
+    Args:
+      model: on the mesh that is set, or on one device. Its weights are copied for decoding at
+        every call; ``model.decoding.ready`` does so once for many.
+      prompts: at least one token each.
+      new_tokens: to draw for each.
+      sampler: how.
+      seed: of the draws; a row's depend on its number, not on the other rows.
+      end_id: a row ends when it draws this token; None: never.
+
+    Returns:
+      The new tokens of each prompt, without the end token.
+
+    Raises:
+      UserError: a prompt is empty or holds a token outside the vocabulary.
+    """
+    vocab = model.config.vocab_size
+    if model.config.max_length < 2:
+        raise UserError("model.max_length = 1 leaves no room to continue; train with 2 or more.")
+    for i, prompt in enumerate(prompts):
+        if len(prompt) == 0:
+            raise UserError(f"prompt {i} is empty; give it at least one token.")
+        if prompt.min() < 0 or prompt.max() >= vocab:
+            raise UserError(f"prompt {i} holds a token outside the vocabulary of {vocab}.")
+    # The padding of the vocabulary is never drawn, however hot.
+    sampler = dataclasses.replace(sampler, vocab_size=sampler.vocab_size or vocab)
+    numbers = jax.tree.map(jnp.asarray, sampler)
+    end = -1 if end_id is None else end_id
+    rows = [np.asarray(prompt, np.int32) for prompt in prompts]
+    wanted = np.full(len(rows), new_tokens)
+    model = ready(model)
+    while wanted.any():
+        reach = model.config.max_length
+        heard = [row if len(row) < reach else row[-max(1, reach // 2) :] for row in rows]
+        limits = np.minimum(wanted, [reach - len(row) for row in heard])
+        drawn = _continue(model, heard, rows, limits, numbers, jax.random.key(seed), end)
+        for i, (new, limit) in enumerate(zip(drawn, limits, strict=True)):
+            rows[i] = np.concatenate([rows[i], new[:limit]])
+            wanted[i] = 0 if end in new[:limit] else wanted[i] - limit
+    return [_until(row[len(prompt) :], end) for row, prompt in zip(rows, prompts, strict=True)]
+
+
+def _continue(
+    model: Transformer,
+    heard: list[np.ndarray],
+    rows: list[np.ndarray],
+    limits: np.ndarray,
+    sampler: Sampler,
+    key: Array,
+    end: int,
+) -> np.ndarray:
+    """Draws up to ``limits`` tokens after what each row has ``heard`` of itself."""
+    lengths = np.array([len(row) for row in heard], np.int32)
+    longest = int(lengths.max())
+    # The last token of each row is the first that the loop reads.
+    tokens = np.zeros((len(rows), _bucket(longest - 1)), np.int32)
+    for padded, row in zip(tokens, heard, strict=True):
+        padded[: len(row) - 1] = row[:-1]
+    cache = _prefill(model, tokens, lengths - 1, _bucket(longest - 1 + int(limits.max())))
+    drawn = _decoder(model.config.dtype, len(rows))(
+        model,
+        np.array([row[-1] for row in heard]),
+        lengths,
+        np.array([len(row) for row in rows], np.int32) - lengths,
+        cache,
+        np.asarray(limits, np.int32),
+        sampler,
+        key,
+        np.int32(end),
+    )
+    return np.asarray(drawn)
+
+
+def _bucket(length: int) -> int:
+    return max(BUCKET, 1 << (length - 1).bit_length())
+
+
+def _until(row: Int[np.ndarray, "n"], end: int) -> Int[np.ndarray, "m"]:
+    ends = np.flatnonzero(row == end)
+    return row[: ends[0]] if len(ends) else row
+
+
+@functools.partial(jax.jit, static_argnames="slots")
+def _prefill(model: Transformer, tokens: Array, lengths: Array, slots: int) -> Cache:
+    """Returns a cache of so many slots that holds the first ``lengths`` tokens of each row."""
+    place = model.compute.place
+    cache = model.empty_cache(tokens.shape[0], slots)
+    index = jnp.broadcast_to(jnp.arange(tokens.shape[1])[None], tokens.shape)
+    index = jnp.where(index < lengths[:, None], index, -1)
+    tokens, index = place(tokens, ("batch", None)), place(index, ("batch", None))
+    return model.decode(tokens, index, jnp.int32(0), cache)[1]
+
+
+def _decode(
+    model: Transformer,
+    token: Array,
+    lengths: Array,
+    before: Array,
+    cache: Cache,
+    limits: Array,
+    sampler: Sampler,
+    key: Array,
+    end: Array,
+) -> Array:
+    """Draws up to ``limits`` tokens a row after ``token``, or to the end token.
+
+    ``lengths`` counts the tokens up to and with ``token``, ``before`` those that no longer count.
+    """
+    place = model.compute.place
+    longest = lengths.max()
+
+    def going(carry: tuple[Any, ...]) -> Array:
+        i, _, _, _, ended = carry
+        return ((i < limits) & ~ended).any()
+
+    def body(carry: tuple[Any, ...]) -> tuple[Any, ...]:
+        i, token, cache, drawn, ended = carry
+        index = lengths + i
+        last = place(token[:, None], ("batch", None))
+        here = place(index[:, None] - 1, ("batch", None))
+        logits, cache = model.decode(last, here, longest - 1 + i, cache.with_rows())
+        logits = place(logits, (None, None, None))[:, 0]
+        token = sampler.draw(logits, key, index + before)
+        token = jnp.where(ended, jnp.maximum(end, 0), token).astype(jnp.int32)
+        drawn = jax.lax.dynamic_update_slice_in_dim(drawn, token[:, None], i, 1)
+        return i + 1, token, cache.without_row(), drawn, ended | (token == end)
+
+    rows, slots = cache.place.shape
+    drawn = jnp.full((rows, slots), end, jnp.int32)
+    start = (jnp.int32(0), token, cache.without_row(), drawn, jnp.zeros(rows, bool))
+    return jax.lax.while_loop(going, body, start)[3]
+
+
+@functools.cache
+def _decoder(dtype: str, rows: int) -> Callable[..., Array]:
+    """Returns the compiled loop for a dtype of activations and a number of rows."""
+    return jax.jit(_decode, compiler_options=one_row_options(dtype) if rows == 1 else None)
