@@ -3,6 +3,7 @@
 #   make toy      trains the toy, evaluates it, samples from it, prints its tally
 #   make test     the tests that are not slow, two at a time
 #   make slow     the slow tests, which guard promises
+#   make extras   the tests that need PyTorch, transformers or the TPU's compiler; installs them
 #   make bench    this project against its peers, by turns; installs them (PyTorch is large)
 #   make lint     formatting, lint, types, floors
 #   make lock     writes requirements.lock anew: the newest versions that Python 3.11 can have
@@ -17,8 +18,8 @@ VENV ?= .venv
 WORKERS ?= 2
 BIN = $(VENV)/bin
 STAMP = $(VENV)/.installed
-PEERS = .venv-peers
-PEERS_STAMP = $(PEERS)/.installed
+EXTRAS = .venv-extras
+EXTRAS_STAMP = $(EXTRAS)/.installed
 TORCH ?= torch
 NEWEST = .venv-newest
 NEWEST_STAMP = $(NEWEST)/.installed
@@ -31,7 +32,7 @@ NEEDS_PYTHON = @command -v $(PYTHON) >/dev/null || \
 	{ echo "error: $(PYTHON) is older than 3.11; name a newer one, as in: make PYTHON=python3.11" >&2; exit 2; }
 
 .DEFAULT_GOAL := help
-.PHONY: help setup toy test slow bench lint lock newest clean
+.PHONY: help setup toy test slow extras bench lint lock newest clean
 
 help:
 	@sed -n 's/^#   make/make/p' Makefile
@@ -52,22 +53,26 @@ toy: $(STAMP)
 	$(BIN)/python -m model.tally --config=configs/toy.py
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow"
+	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow and not extras"
 
 slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow
 
-# An environment of its own: the peers are large. TORCH='torch==2.13.0' chooses a version.
-$(PEERS_STAMP): requirements.lock setup.cfg pyproject.toml
+# An environment of its own: these are large. TORCH='torch==2.13.0' chooses a version.
+$(EXTRAS_STAMP): requirements.lock setup.cfg pyproject.toml
 	$(NEEDS_PYTHON)
-	$(PYTHON) -m venv --clear $(PEERS)
-	$(PEERS)/bin/python $(PIP) -r requirements.lock
-	$(PEERS)/bin/python $(PIP) --constraint requirements.lock '$(TORCH)'
-	$(PEERS)/bin/python $(PIP) --constraint requirements.lock --no-build-isolation -e '.[peers]'
+	$(PYTHON) -m venv --clear $(EXTRAS)
+	$(EXTRAS)/bin/python $(PIP) -r requirements.lock
+	$(EXTRAS)/bin/python $(PIP) --constraint requirements.lock '$(TORCH)'
+	$(EXTRAS)/bin/python $(PIP) --constraint requirements.lock --no-build-isolation -e '.[peers,tpu]'
 	@touch $@
 
-bench: $(PEERS_STAMP)
-	$(PEERS)/bin/python -m bench --json=bench.json
+# A test that lacks its extra skips elsewhere and fails here.
+extras: $(EXTRAS_STAMP)
+	MANYHEADS_EXTRAS=required $(EXTRAS)/bin/python -m pytest -m extras
+
+bench: $(EXTRAS_STAMP)
+	$(EXTRAS)/bin/python -m bench --json=bench.json
 
 lint: $(STAMP)
 	@status=0; for check in "ruff format --check ." "ruff check ." mypy lint-imports; do \
@@ -89,9 +94,9 @@ $(NEWEST_STAMP): setup.cfg pyproject.toml
 	@touch $@
 
 newest: $(NEWEST_STAMP)
-	$(NEWEST)/bin/python -m pytest -n $(WORKERS) -m "not slow"
+	$(NEWEST)/bin/python -m pytest -n $(WORKERS) -m "not slow and not extras"
 
 clean:
-	rm -rf .venv .venv-newest .venv-peers bench.json .cache .mypy_cache .ruff_cache .pytest_cache .import_linter_cache \
+	rm -rf .venv .venv-newest .venv-extras bench.json .cache .mypy_cache .ruff_cache .pytest_cache .import_linter_cache \
 	  .hypothesis manyheads.egg-info build runs/toy
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -29,8 +29,8 @@ def model() -> ConfigDict:
             attention="multihead",  # the variant: "multihead" or "module:Class"
             attention_backend="auto",  # who computes the pattern: "dense" (the whole of it),
             #                    "pieces" (a few that stay in a CPU's cache), "blockwise" (memory
-            #                    grows with the length, not with its square) or "auto" (by device
-            #                    and shape)
+            #                    grows with the length, not with its square), "splash" (a TPU's
+            #                    kernel), "cudnn" (a GPU's) or "auto" (by device and shape)
             value_map="factored",  # "factored" (value_down, value_up) or "full" (one D x D a head)
             positions="rotary",  # "learned", "rotary" or "none"
             rotary_base=10_000.0,  # wavelength base of rotary positions

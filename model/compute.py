@@ -2,7 +2,8 @@
 
 import dataclasses
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,9 @@ from jaxtyping import Array, Float
 from model.axes import Axes, ShardingRules, platform
 from model.config import ModelConfig
 from model.products import Product
+
+# An array, or what is known of one that is not there.
+Shaped = Array | jax.ShapeDtypeStruct
 
 # The name by which a remat policy finds the results of matrix products.
 PRODUCT = "product"
@@ -77,11 +81,32 @@ class Compute:
           dtype: of the result; that of activations when None.
           bias: added to the sums before they are rounded; of a shape that stretches to theirs.
         """
-        operand = self.weight(w) if isinstance(w, nnx.Param) else w.astype(self.dtype)
-        x = x.astype(self.dtype)
-        out = jax.eval_shape(lambda a, b: jnp.einsum(subscripts, a, b), _bare(x), _bare(operand))
-        spec = self.rules.spec(axes, out.shape)
-        result = Product(subscripts, self.accumulation_dtype, spec)(x, operand)
+        if isinstance(w, nnx.Param):
+            return self._by_parameters(subscripts, x, self.weight, w, axes, dtype, bias)
+        w = w.astype(self.dtype)
+        product = self._product(subscripts, x, w, axes)
+        return self._finished(product(x.astype(self.dtype), w), dtype, bias)
+
+    def _by_parameters(
+        self,
+        subscripts: str,
+        x: Array,
+        make: Callable[[Any], Array],
+        parameters: Any,
+        axes: Axes,
+        dtype: str | None,
+        bias: Array | None,
+    ) -> Array:
+        """Multiplies by what ``make`` makes of parameters, which is not held until backward."""
+        product = self._product(subscripts, x, jax.eval_shape(make, parameters), axes)
+        result = product.by_made(x.astype(self.dtype), make, parameters)
+        return self._finished(result, dtype, bias)
+
+    def _product(self, subscripts: str, x: Shaped, w: Shaped, axes: Axes) -> Product:
+        out = jax.eval_shape(lambda a, b: jnp.einsum(subscripts, a, b), _bare(x), _bare(w))
+        return Product(subscripts, self.accumulation_dtype, self.rules.spec(axes, out.shape))
+
+    def _finished(self, result: Array, dtype: str | None, bias: Array | None) -> Array:
         if bias is not None:
             result = result + bias.astype(result.dtype)
         return checkpoint_name(result.astype(dtype or self.dtype), PRODUCT)
@@ -112,12 +137,16 @@ class Compute:
                 self.einsum("btd,dhk->bhtk", x, w, axes=a, bias=b)
                 for w, b, a in zip(matrices, each, axes, strict=True)
             ]
-        flat = [self.weight(matrix).reshape(x.shape[2], -1) for matrix in matrices]
+
+        def side_by_side(matrices: Sequence[nnx.Param]) -> Array:
+            flat = [self.weight(matrix).reshape(x.shape[2], -1) for matrix in matrices]
+            return jnp.concatenate(flat, 1)
+
         bias = None
         if biases is not None:
             bias = jnp.concatenate([b.reshape(-1) for b in biases])[None, None]
-        joined = self.einsum(
-            "btd,de->bte", x, jnp.concatenate(flat, 1), axes=("batch", "length", None), bias=bias
+        joined = self._by_parameters(
+            "btd,de->bte", x, side_by_side, list(matrices), ("batch", "length", None), None, bias
         )
         found = []
         ends = itertools.accumulate(widths[:-1])
@@ -137,5 +166,5 @@ class Compute:
         return jnp.where(chance < rate, 0, x / (1 - rate)).astype(x.dtype)
 
 
-def _bare(x: Array) -> jax.ShapeDtypeStruct:
+def _bare(x: Shaped) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(x.shape, x.dtype)

@@ -7,7 +7,8 @@ from flax import nnx
 
 from model.axes import platform
 from model.parameter import parameters
-from model.transformer import Transformer, unstacked
+from model.stacks import unstacked
+from model.transformer import Transformer
 
 # Kinds of parameters that are operands of products and nothing else.
 MULTIPLIED = ("matrix", "unembedding")

@@ -8,12 +8,16 @@ sum over two axes at once.
 import dataclasses
 import functools
 import math
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.experimental.layout import Layout, with_layout_constraint
 from jax.sharding import PartitionSpec
 from jaxtyping import Array
+
+from model.stacks import after
 
 # Slabs of a matrix that are added before the rest of its rows, where one row multiplies it.
 SLABS = 8
@@ -39,6 +43,13 @@ class Product:
     def __call__(self, x: Array, w: Array) -> Array:
         """Multiplies two operands of one dtype; their cotangents are rounded to it first."""
         return _multiply(self, x, w)
+
+    def by_made(self, x: Array, make: Callable[[Any], Array], parts: Any) -> Array:
+        """Multiplies by ``make(parts)``, which is made again for the backward pass.
+
+        So a cast, gathered or cut matrix is not held from one to the other.
+        """
+        return _multiply_by_made(self, make, x, parts)
 
     @property
     def terms(self) -> tuple[str, str, str]:
@@ -76,6 +87,31 @@ def _backward(product: Product, kept: tuple[Array, Array], dy: Array) -> tuple[A
 
 
 _multiply.defvjp(_forward, _backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _multiply_by_made(
+    product: Product, make: Callable[[Any], Array], x: Array, parts: Any
+) -> Array:
+    return _multiply(product, x, make(after(parts, x)))
+
+
+def _made_forward(
+    product: Product, make: Callable[[Any], Array], x: Array, parts: Any
+) -> tuple[Array, tuple[Array, Any]]:
+    return _multiply_by_made(product, make, x, parts), (x, parts)
+
+
+def _made_backward(
+    product: Product, make: Callable[[Any], Array], kept: tuple[Array, Any], dy: Array
+) -> tuple[Array, Any]:
+    x, parts = kept
+    w, pull = jax.vjp(lambda parts: make(after(parts, dy)), parts)
+    dx, dw = _backward(product, (x, w), dy)
+    return dx, *pull(dw)
+
+
+_multiply_by_made.defvjp(_made_forward, _made_backward)
 
 
 def _spec(product: Product, x: Array) -> PartitionSpec | None:

@@ -17,6 +17,7 @@ from model.compute import PRODUCT, Compute
 from model.config import ModelConfig
 from model.norms import Norm
 from model.parameter import Declare
+from model.stacks import cut_where_used, unstacked
 
 # Standard deviation of the logits at the start; it adds 0.02 nats to the first loss, ln V.
 LOGIT_SCALE = 0.2
@@ -198,12 +199,13 @@ class Transformer(nnx.Module):
         scanned = scanned_layers(config)
         if config.remat != "none":
             period = jax.checkpoint(period, policy=_POLICIES[config.remat], prevent_cse=not scanned)
-        stacks = (list(self.blocks), cache, keys)
+        blocks = list(self.blocks)
         if scanned:
-            return jax.lax.scan(period, x, stacks)
-        written = []
-        for layer in unstacked(stacks, config.num_layers // config.period):
-            x, after = period(x, layer)
+            return jax.lax.scan(period, x, (blocks, cache, keys))
+        written, count = [], config.num_layers // config.period
+        others = unstacked((cache, keys), count)
+        for own, rest in zip(cut_where_used(blocks, count), others, strict=True):
+            x, after = period(x, (own, *rest))
             written.append(after)
         return x, jax.tree.map(lambda *leaves: jnp.stack(leaves), *written)
 
@@ -239,14 +241,6 @@ class Transformer(nnx.Module):
         logits = compute.einsum("btd,vd->btv", x, table, axes=axes, dtype=wide)
         true = jnp.arange(config.padded_vocab_size) < config.vocab_size
         return jnp.where(true[None, None], logits, jnp.finfo(logits.dtype).min)
-
-
-def unstacked(stacks: Any, count: int) -> list[Any]:
-    """Cuts stacked layers apart; their gradients are joined at once, and not padded and added."""
-    leaves, structure = jax.tree.flatten(stacks)
-    cut = [jax.lax.split(leaf, (1,) * count, axis=0) for leaf in leaves]
-    layers = [[parts[i].squeeze(0) for parts in cut] for i in range(count)]
-    return [jax.tree.unflatten(structure, layer) for layer in layers]
 
 
 def scanned_layers(config: ModelConfig) -> bool:

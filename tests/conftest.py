@@ -1,11 +1,15 @@
 """What every test runs under: eight CPU devices, strict shapes, checked annotations.
 
 ``MANYHEADS_TYPECHECK=0`` switches the run-time check of annotations off, and
-``MANYHEADS_TEST_CACHE=0`` the cache of compiled functions (``.cache/jax``).
+``MANYHEADS_TEST_CACHE=0`` the cache of compiled functions (``.cache/jax``). With
+``MANYHEADS_EXTRAS=required`` a test whose extra is missing fails rather than skips.
 """
 
+import importlib.util
 import os
 from pathlib import Path
+
+import pytest
 
 # Before jax is imported: it reads these once. Subprocesses inherit them.
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -33,3 +37,15 @@ if os.environ.get("MANYHEADS_TYPECHECK", "1") != "0":
     from jaxtyping import install_import_hook
 
     install_import_hook(["model", "lens", "train"], "beartype.beartype")
+
+
+@pytest.fixture
+def extra():
+    """Skips a test whose extra is not installed; where extras are required, lets it fail."""
+
+    def need(*modules):
+        missing = [name for name in modules if importlib.util.find_spec(name) is None]
+        if missing and os.environ.get("MANYHEADS_EXTRAS") != "required":
+            pytest.skip(f"needs {', '.join(missing)}; see the extras of setup.cfg")
+
+    return need

@@ -14,8 +14,7 @@ from configs.errors import UserError, nearest
 from model import masks
 from model.axes import platform
 from model.backends import blockwise, cudnn, dense, pieces, splash
-from model.backends.shards import Shaped
-from model.compute import Compute
+from model.compute import Compute, Shaped
 from model.config import ModelConfig
 from model.masks import Mask
 

@@ -7,8 +7,8 @@ import jax
 from jaxtyping import Array, Float
 
 from model.axes import platform
-from model.backends.shards import Shaped, length_is_split, on_shards
-from model.compute import Compute
+from model.backends.shards import length_is_split, on_shards
+from model.compute import Compute, Shaped
 from model.masks import Mask
 
 # The most that a head's keys and values may have (cuDNN frontend, "Attention", limitations).

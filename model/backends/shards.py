@@ -14,9 +14,6 @@ from model.masks import Mask
 QUERIES = ("batch", "heads", "length", None)
 KEYS = ("batch", "kv_heads", None, None)
 
-# An array, or what is known of one that is not there.
-Shaped = Array | jax.ShapeDtypeStruct
-
 # Queries, keys, values and mask of a shard to what its queries read.
 Local = Callable[[Array, Array, Array, Mask], Array]
 

@@ -13,8 +13,8 @@ from jax.experimental.pallas.ops.tpu import splash_attention
 from jaxtyping import Array, Float
 
 from model.axes import platform
-from model.backends.shards import Shaped, length_is_split, on_shards
-from model.compute import PRODUCT, Compute
+from model.backends.shards import length_is_split, on_shards
+from model.compute import PRODUCT, Compute, Shaped
 from model.masks import Mask
 
 # Queries, and keys, of a block; shorter sequences are one block of whole lanes.

@@ -43,10 +43,11 @@ def test_batches_are_the_same_for_all_and_can_be_learnt():
     assert sum(usual) / len(tokens) == pytest.approx(0.9, abs=0.02)
 
 
-@pytest.mark.slow
-def test_logits_are_those_of_transformers():
-    torch = pytest.importorskip("torch", reason="needs the extra peers")
-    pytest.importorskip("transformers", reason="needs the extra peers")
+@pytest.mark.extras
+def test_logits_are_those_of_transformers(extra):
+    extra("torch", "transformers")
+    import torch
+
     from bench.contenders import gpt2_torch
 
     model, arrays = network()
@@ -59,10 +60,9 @@ def test_logits_are_those_of_transformers():
     np.testing.assert_allclose(small.true_logits(ours, tokens), expected, rtol=0, atol=1e-5)
 
 
-@pytest.mark.slow
-def test_new_tokens_are_those_of_transformers():
-    pytest.importorskip("torch", reason="needs the extra peers")
-    pytest.importorskip("transformers", reason="needs the extra peers")
+@pytest.mark.extras
+def test_new_tokens_are_those_of_transformers(extra):
+    extra("torch", "transformers")
     from bench.contenders import gpt2_torch, manyheads
 
     given = dict(shape="small", precision="float32", batch=3, prompt=9, new=20)

@@ -1,6 +1,5 @@
 """The TPU's kernel equals the dense backend, step by step on a CPU, and compiles for TPUs."""
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -78,11 +77,10 @@ def test_tokens_that_read_a_cache_take_another():
     assert choice.named("splash", q[:, :, :1], k, v, cached, None, COMPUTE) == "dense"
 
 
-@pytest.mark.slow
-def test_it_compiles_for_tpus():
+@pytest.mark.extras
+def test_it_compiles_for_tpus(extra):
     """On a mesh of v5e chips that are not here: alone, and in a network that ``auto`` gives it."""
-    if importlib.util.find_spec("libtpu") is None:
-        pytest.skip("needs the extra tpu")
+    extra("libtpu")
     # No chip is asked for; the names let the compiler begin.
     described = dict(
         JAX_PLATFORMS="cpu",
