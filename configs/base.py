@@ -116,6 +116,8 @@ def get_config() -> ConfigDict:
             loss_chunk=config_dict.placeholder(int),  # tokens whose logits a device holds at once;
             #                    None: as many as 64 MB hold
             steps_per_call=1,  # optimizer steps in one call of the compiled function
+            host_devices=config_dict.placeholder(int),  # devices that a CPU is split into, for the
+            #                    mesh; None: one, or what XLA_FLAGS say
             model=model(),
             data=data(),
             optim=optim(),

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import os
 from collections.abc import Sequence
 
 import jax
@@ -65,6 +66,34 @@ def platform() -> str:
     """
     device = jax.sharding.get_abstract_mesh().abstract_device
     return jax.default_backend() if device is None else device.platform
+
+
+def split_host(count: int | None) -> None:
+    """Splits a CPU into devices for a mesh; no array may have been made before.
+
+    Its cores serve them together: what one device does with several threads, several do with
+    one each.
+
+    Args:
+      count: ``config.host_devices``; None leaves the CPU as it is.
+
+    Raises:
+      UserError: it is below 1, or jax has begun with another number.
+    """
+    if count is None:
+        return
+    if count < 1:
+        raise UserError(f"config.host_devices = {count} must be at least 1.")
+    # A second step in flight takes a thread that a collective of the first waits for.
+    os.environ.setdefault("NPROC", str(max(4 * count, os.cpu_count() or 1)))
+    try:
+        jax.config.update("jax_num_cpu_devices", count)
+    except RuntimeError as error:
+        if len(jax.devices("cpu")) != count:
+            raise UserError(
+                f"config.host_devices = {count} comes too late: jax has begun with "
+                f"{len(jax.devices('cpu'))}; set it in the config of a new process."
+            ) from error
 
 
 def make_mesh(

@@ -6,8 +6,10 @@ from typing import Any, no_type_check
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
+from numpy.lib.mixins import NDArrayOperatorsMixin
 
 from model.axes import platform
 
@@ -49,8 +51,8 @@ def _is_parameter(leaf: Any) -> bool:
 @no_type_check  # as a pytree it also holds gradients of integers, and jax's placeholders
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Slice:
-    """One matrix of a stack, which ``[...]`` cuts out.
+class Slice(NDArrayOperatorsMixin):
+    """One matrix of a stack, which ``[...]`` cuts out; so does whatever treats it as an array.
 
     Attributes:
       stack: whose values are read.
@@ -82,6 +84,22 @@ class Slice:
     def __getitem__(self, places: Any) -> Array:
         """Returns the values at places of the slice."""
         return _read(self.index, self.stack, self.gradient, self.zero)[places]
+
+    def __jax_array__(self) -> Array:
+        return self[...]
+
+    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *given: Any) -> Array:
+        """Answers operators, with jax arrays."""
+        if method != "__call__":
+            return NotImplemented
+        whole = (part[...] if isinstance(part, Slice) else part for part in given)
+        return getattr(jnp, ufunc.__name__)(*whole)
+
+    def __getattr__(self, name: str) -> Any:
+        """Finds the methods of an array, such as ``reshape`` and ``T``."""
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self[...], name)
 
     def after(self, y: Float[Array, "*shape"]) -> "Slice":
         """Returns the same slice, but cut no sooner than an array is there.

@@ -20,6 +20,7 @@ SAFE = (
     "steps",
     "steps_per_call",
     "loss_chunk",
+    "host_devices",
     "mesh.",
     "checkpoint.",
     "log.",

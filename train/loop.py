@@ -15,7 +15,7 @@ from rich.console import Console
 
 from configs import resolved
 from configs.errors import UserError
-from model.axes import ShardingRules, check_mesh, make_mesh
+from model.axes import ShardingRules, check_mesh, make_mesh, split_host
 from model.backends import choice
 from model.compute import Compute
 from model.config import ModelConfig
@@ -62,6 +62,7 @@ def train(config: ConfigDict, workdir: Path, console: Console | None = None) -> 
     console = console or Console()
     resolved.check(config)
     _check_run(config)
+    split_host(config.host_devices)
     sources = open_sources(config)
     config = resolve(config, sources.vocab_size)
     model_config = ModelConfig.from_config(config.model, sources.vocab_size, config.length)

@@ -1,4 +1,4 @@
-"""This project, as a contender."""
+"""This project, as a contender; like its commands, it keeps what it compiles."""
 
 import itertools
 from collections.abc import Callable
@@ -15,6 +15,7 @@ from bench.worker import peak_bytes
 from model import masks
 from model.axes import ShardingRules, make_mesh
 from model.backends import choice
+from model.compiled import keep_compiled
 from model.compute import Compute
 from model.config import ModelConfig
 from model.decoding import ready
@@ -38,6 +39,7 @@ class Training:
 
     def __init__(self, shape: str, precision: str):
         """Args: name of the shape, "float32" or "bfloat16"."""
+        keep_compiled()
         self.shape = SHAPES[shape]
         self.config = config(shape, precision)
         model_config = ModelConfig.from_config(
@@ -83,6 +85,7 @@ class Attention:
 
     def __init__(self, length: int, precision: str, heads: int = 12, width: int = 64):
         """Args: tokens, "float32" or "bfloat16", heads, width of each."""
+        keep_compiled()
         compute = Compute(precision, "float32", ShardingRules())
         shape = (1, heads, length, width)
         like = jax.ShapeDtypeStruct(shape, precision)
@@ -118,6 +121,7 @@ class Decoding:
 
     def __init__(self, shape: str, precision: str, batch: int, prompt: int, new: int):
         """Args: name of the shape, dtype, rows, tokens of each prompt, new tokens of each row."""
+        keep_compiled()
         self.shape, self.new = SHAPES[shape], new
         model_config = ModelConfig.from_config(
             config(shape, precision).model, self.shape.vocab, self.shape.length

@@ -1,5 +1,10 @@
 """Logical axes become partitions; sizes that do not fit stop with a sentence."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import jax
 import pytest
 from jax.sharding import AxisType
@@ -87,3 +92,43 @@ def test_other_rules_place_parameters_elsewhere():
     rules = ShardingRules(embed=(), mlp=("fsdp", "heads"))
     with jax.set_mesh(small.mesh(dict(fsdp=2, heads=4))):
         assert rules.spec(("embed", "mlp")) == P(None, ("fsdp", "heads"))
+
+
+SPLITTING = """
+import jax
+from configs.errors import UserError
+from model.axes import make_mesh, platform, split_host
+
+split_host(None)
+split_host(3)
+mesh = make_mesh(dict(data=3, fsdp=1, heads=1, context=1))
+print(len(jax.devices()), mesh.size)
+split_host(3)
+for count in (0, 2):
+    try:
+        split_host(count)
+    except UserError as error:
+        print(error)
+with jax.set_mesh(mesh):
+    print(platform())
+"""
+
+
+def test_a_host_is_split_into_devices_before_jax_begins():
+    pretended = ("XLA_FLAGS", "NPROC", "JAX_NUM_CPU_DEVICES")
+    env = {name: value for name, value in os.environ.items() if name not in pretended}
+    run = subprocess.run(
+        [sys.executable, "-c", SPLITTING],
+        env=env,
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert run.stdout.splitlines() == [
+        "3 3",
+        "config.host_devices = 0 must be at least 1.",
+        "config.host_devices = 2 comes too late: jax has begun with 3; "
+        "set it in the config of a new process.",
+        "cpu",
+    ]

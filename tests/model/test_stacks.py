@@ -59,6 +59,30 @@ def test_only_matrices_are_cut_where_used():
     np.testing.assert_array_equal(layer["first"][...], stack()["first"][1])
 
 
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda w, x: x @ w,
+        lambda w, x: w.T @ x.T,
+        lambda w, x: 2 * w + x[:1].T,
+        lambda w, x: x[:1].T - w / 3,
+        lambda w, x: -w,
+        lambda w, x: w**2,
+        lambda w, x: jnp.sin(w) * w,
+        lambda w, x: jnp.einsum("bd,df->bf", x, w),
+        lambda w, x: w.astype(jnp.bfloat16).reshape(2, -1),
+        lambda w, x: w[1, 2:] + w[0, :-2],
+    ],
+)
+def test_a_variant_may_use_its_matrix_as_an_array(use):
+    """Its author need not know how the layers are cut."""
+    x = jax.random.normal(jax.random.key(1), (5, 4))
+    late, own = (cut(stack(), LAYERS)[1]["first"] for cut in (cut_where_used, unstacked))
+    np.testing.assert_allclose(
+        np.asarray(use(late, x), np.float32), np.asarray(use(own, x), np.float32), rtol=1e-6
+    )
+
+
 @pytest.mark.parametrize("value", [0.0, -0.0, 1.5, -7e30, np.inf, -np.inf, np.nan, 1e-45, -1e-45])
 def test_what_a_slice_waits_for_does_not_change_it(value):
     """Whatever the bits of the number are."""
