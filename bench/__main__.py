@@ -69,7 +69,7 @@ def render(rows: list[dict]) -> Table:
     table = Table(box=box.SIMPLE, show_edge=False)
     for name in ("measure", "shape", "precision", "contender"):
         table.add_column(name)
-    for name in ("ms", "tokens/s", "peak GiB", "above libraries", "loss", "x fastest peer"):
+    for name in ("ms", "tokens/s", "peak GiB", "own GiB", "loss", "x fastest peer"):
         table.add_column(name, justify="right")
     for row in rows:
         ratio = row.get("ratio")

@@ -166,7 +166,12 @@ def _decode(
     return jax.lax.while_loop(going, body, start)[3]
 
 
-@functools.cache
 def _decoder(dtype: str, rows: int) -> Callable[..., Array]:
     """Returns the compiled loop for a dtype of activations and a number of rows."""
-    return jax.jit(_decode, compiler_options=one_row_options(dtype) if rows == 1 else None)
+    options = one_row_options(dtype) if rows == 1 else {}
+    return _compiled(tuple(options.items()))
+
+
+@functools.cache
+def _compiled(options: tuple[tuple[str, str], ...]) -> Callable[..., Array]:
+    return jax.jit(_decode, compiler_options=dict(options))
