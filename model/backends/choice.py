@@ -80,7 +80,7 @@ def named(
         return _automatic(*given)
     if reason:
         raise UserError(
-            f"model.attention_backend = {name!r} cannot be used: {reason}, or use 'auto'."
+            f"model.attention_backend = {name!r} cannot be used: {reason} ('auto' takes another)."
         )
     return name
 
