@@ -128,7 +128,9 @@ class Multihead(nnx.Module):
         """
         compute = self.compute
         q, k, v = self.project(x, positions)
-        if cache is not None and mask.slot is not None:
+        if cache is not None:
+            if mask.slot is None:
+                raise ValueError("with a cache, the mask must say which slot the tokens take")
             slots = ("batch", "kv_heads", None, None)
             k, v = compute.place(k, slots), compute.place(v, slots)
             cache = cache.write(k, v, mask.slot)

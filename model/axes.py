@@ -71,9 +71,6 @@ def platform() -> str:
 def split_host(count: int | None) -> None:
     """Splits a CPU into devices for a mesh; no array may have been made before.
 
-    Its cores serve them together: what one device does with several threads, several do with
-    one each.
-
     Args:
       count: ``config.host_devices``; None leaves the CPU as it is.
 

@@ -7,10 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from configs.folders import user_cache
-from model import axes
 
 # Bytes kept; what was not used for the longest time makes room.
 MOST_BYTES = 2 * 2**30
@@ -44,20 +42,6 @@ def keep_compiled() -> Path | None:
     # Small programs too: a start has dozens of them.
     settings.update("jax_persistent_cache_min_compile_time_secs", 0.1)
     return folder
-
-
-def one_row_options(dtype: str) -> dict[str, str]:
-    """Returns the options with which to compile a program whose products have one row each.
-
-    On a CPU the products of 16-bit matrices are sums of elements there, and XLA's library of
-    kernels would write each term to memory first.
-
-    Args:
-      dtype: of activations.
-    """
-    if axes.platform() != "cpu" or jnp.dtype(dtype).itemsize != 2:
-        return {}
-    return {"xla_cpu_experimental_ynn_fusion_type": ""}
 
 
 def _processor() -> str:

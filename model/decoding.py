@@ -3,6 +3,7 @@
 import copy
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from model.axes import platform
@@ -48,6 +49,20 @@ def _ready(model: Transformer) -> Transformer:
         made.blocks = nnx.List([block for layer in layers for block in layer])
         made.stacked = False
     return made
+
+
+def one_row_options(dtype: str) -> dict[str, str]:
+    """Returns the options with which to compile a program whose products have one row each.
+
+    On a CPU the products of 16-bit matrices are sums of elements there, and XLA's library of
+    kernels would write each term to memory first.
+
+    Args:
+      dtype: of activations.
+    """
+    if platform() != "cpu" or jnp.dtype(dtype).itemsize != 2:
+        return {}
+    return {"xla_cpu_experimental_ynn_fusion_type": ""}
 
 
 def _stays_stacked(model: Transformer) -> bool:

@@ -2,6 +2,7 @@
 
 ``MANYHEADS_TYPECHECK=0`` switches the run-time check of annotations off, and
 ``MANYHEADS_TEST_CACHE=0`` the cache of compiled functions (``.cache/jax``). With
+``MANYHEADS_PLATFORM=cuda`` tests run on a GPU; those that need one skip otherwise. With
 ``MANYHEADS_EXTRAS=required`` a test whose extra is missing fails rather than skips.
 """
 
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 # Before jax is imported: it reads these once. Subprocesses inherit them.
-os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["JAX_PLATFORMS"] = os.environ.get("MANYHEADS_PLATFORM", "cpu")
 os.environ["XLA_FLAGS"] = " ".join(
     [
         *os.environ.get("XLA_FLAGS", "").split(),

@@ -12,8 +12,7 @@ from jaxtyping import Array, Int
 
 from configs.errors import UserError
 from model.cache import Cache
-from model.compiled import one_row_options
-from model.decoding import ready
+from model.decoding import one_row_options, ready
 from model.transformer import Transformer
 from train.sampler import Sampler
 

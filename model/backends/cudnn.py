@@ -7,7 +7,7 @@ import jax
 from jaxtyping import Array, Float
 
 from model.axes import platform
-from model.backends.shards import length_is_split, on_shards
+from model.backends.shards import not_whole, on_shards
 from model.compute import Compute, Shaped
 from model.masks import Mask
 
@@ -21,10 +21,8 @@ def refusal(
     """Returns why these arguments of ``attend`` cannot be computed here; None where they can."""
     if platform() not in ("gpu", "cuda"):
         return f"it runs on NVIDIA GPUs, and this is a {platform()}"
-    if length_is_split(compute):
-        return "it needs whole sequences on each device; set mesh.context = 1"
-    if not mask.in_order:
-        return "it reads whole sequences, and not a cache"
+    if reason := not_whole(mask, compute):
+        return reason
     if compute.dtype not in ("bfloat16", "float16"):
         return f"it multiplies 16 bits; set model.dtype = 'bfloat16', not {compute.dtype!r}"
     if v.shape[1:] != k.shape[1:]:

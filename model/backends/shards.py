@@ -24,6 +24,13 @@ def length_is_split(compute: Compute) -> bool:
     return math.prod(mesh.shape.get(axis, 1) for axis in compute.rules.length) > 1
 
 
+def not_whole(mask: Mask, compute: Compute) -> str | None:
+    """Returns why a kernel for whole sequences cannot be used; None where it can."""
+    if length_is_split(compute):
+        return "it needs whole sequences on each device; set mesh.context = 1"
+    return None if mask.in_order else "it reads whole sequences, and not a cache"
+
+
 def on_shards(
     local: Local,
     q: Float[Array, "B H T K"],

@@ -13,7 +13,7 @@ from jax.experimental.pallas.ops.tpu import splash_attention
 from jaxtyping import Array, Float
 
 from model.axes import platform
-from model.backends.shards import length_is_split, on_shards
+from model.backends.shards import not_whole, on_shards
 from model.compute import PRODUCT, Compute, Shaped
 from model.masks import Mask
 
@@ -32,10 +32,8 @@ def refusal(
     del q, logit_cap
     if not INTERPRET and platform() != "tpu":
         return f"it runs on TPUs, and this is a {platform()}"
-    if length_is_split(compute):
-        return "it needs whole sequences on each device; set mesh.context = 1"
-    if not mask.in_order:
-        return "it reads whole sequences, and not a cache"
+    if reason := not_whole(mask, compute):
+        return reason
     if v.shape[1] != k.shape[1]:
         return "it reads a value for each key; set model.value_map = 'factored'"
     return None

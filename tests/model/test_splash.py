@@ -12,7 +12,7 @@ import pytest
 
 from configs.errors import UserError
 from model.backends import choice, dense, splash
-from model.masks import Mask, causal
+from model.masks import Mask
 from tests.model import small
 from tests.model.attending import COMPUTE, KINDS, both, check_on_a_mesh, drawn
 
@@ -116,4 +116,3 @@ def test_short_sequences_and_long_ones_on_a_tpu(monkeypatch):
     assert taken(512) == "attention: splash (auto, for 512 tokens on a tpu)"
     assert taken(511) == "attention: dense (auto, for 511 tokens on a tpu)"
     assert taken(1024, value_map="full", num_kv_heads=2).startswith("attention: blockwise")
-    assert causal(4, None, COMPUTE).in_order
