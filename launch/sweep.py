@@ -178,8 +178,8 @@ def _finished(folder: Path, config: ConfigDict) -> dict[str, Any] | None:
 
 
 def _last_loss(folder: Path) -> float | None:
-    rows = metrics.read(folder)
-    return rows[-1]["loss"] if rows else None
+    losses = [row["loss"] for row in metrics.read(folder) if "loss" in row]
+    return losses[-1] if losses else None
 
 
 def render(rows: Sequence[dict[str, Any]]) -> Table:

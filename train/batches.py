@@ -14,6 +14,7 @@ from configs.errors import UserError
 from model.axes import ShardingRules
 from text import corpora
 from text.tokenizers import Tokenizer
+from train.calls import Calls
 from train.repeats import RepeatRows
 from train.rows import CorpusRows, Rows
 from train.step import Batch
@@ -123,7 +124,7 @@ def place(
 def training_batches(
     source: RowSource,
     batch_size: int,
-    calls: list[range],
+    calls: Calls,
     slots: int,
     mesh: Mesh,
     rules: ShardingRules,
@@ -152,10 +153,18 @@ def training_batches(
 
 
 def evaluation_batches(
-    source: RowSource, batch_size: int, count: int, mesh: Mesh, rules: ShardingRules
+    source: RowSource,
+    batch_size: int,
+    count: int,
+    mesh: Mesh,
+    rules: ShardingRules,
+    accumulate: int = 1,
 ) -> Iterator[Batch]:
-    """Yields the first ``count`` batches of held-out rows, in order; all of them when 0."""
+    """Yields the first ``count`` batches of held-out rows, in order; all of them when 0.
+
+    Each comes in ``accumulate`` microbatches, since no more may fit.
+    """
     every = -(-source.evaluation_rows // batch_size)
-    for i in range(min(count, every) if count else every):
-        numbers = i * batch_size + np.arange(batch_size)
-        yield place(source.evaluation, numbers, mesh, rules)
+    size = batch_size // accumulate
+    for i in range((min(count, every) if count else every) * accumulate):
+        yield place(source.evaluation, i * size + np.arange(size), mesh, rules)

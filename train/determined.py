@@ -39,7 +39,8 @@ def determined_accuracy(
     labels = np.zeros((len(ids), config.length), np.int32)
     for row, own in zip(labels, ids, strict=True):
         row[: len(own)] = own
-    found = _predictions(model, labels, tokenizer.end_id or 0, mesh, config.batch_size)
+    rows = config.batch_size // config.optim.accumulate  # a microbatch: no more may fit
+    found = _predictions(model, labels, tokenizer.end_id or 0, mesh, rows)
     hits: dict[str, list[bool]] = defaultdict(list)
     for row, text in enumerate(texts):
         for word in grammar.explain(text):

@@ -54,7 +54,8 @@ def evaluate(
       "loss" (nats a token), "perplexity", "bits_per_byte" (of the text that the tokens stand
       for; not for random tokens), and for the grammar the accuracies of ``determined_accuracy``.
     """
-    found = evaluation_batches(source, config.batch_size, batches, mesh, model.compute.rules)
+    rules, accumulate = model.compute.rules, config.optim.accumulate
+    found = evaluation_batches(source, config.batch_size, batches, mesh, rules, accumulate)
     figures = text_loss(model, found, tokenizer, mesh, config.loss_chunk)
     if config.data.source == "grammar" and tokenizer is not None:
         documents = batches * config.batch_size
@@ -165,7 +166,9 @@ def main() -> None:
             "now, so what it held out is not known; restore the text."
         )
     mesh = mesh_flag()
-    check_mesh(mesh, saved.model_config, config.batch_size, config.length)
+    check_mesh(
+        mesh, saved.model_config, config.batch_size // config.optim.accumulate, config.length
+    )
     with jax.set_mesh(mesh):
         model = saved.load_model(mesh)
         figures = evaluate(

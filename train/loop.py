@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -21,6 +20,7 @@ from model.compute import Compute
 from model.config import ModelConfig
 from model.saved import CONFIG, damaged_steps, write_text
 from train.batches import Sources, open_sources, training_batches
+from train.calls import Calls
 from train.checkpoint import Checkpoints, check_corpus, check_workdir, start_from
 from train.evaluate import evaluate
 from train.interrupt import Interrupt
@@ -29,6 +29,8 @@ from train.optimizer import Numbers, Optimizer
 from train.progress import RunProgress, clock
 from train.record import Record, due
 from train.step import TrainState, all_finite, init_state, make_optimizer, make_step
+
+MOST_STEPS = 2**31 - 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +41,7 @@ class Outcome:
       step: steps taken in all.
       loss: of the last step of this session in nats a token; NaN where it took none.
       evaluation: of the last evaluation.
-      signal: that ended it early, or None.
+      signal: that asked it to end, or None; it may have come too late to end it early.
     """
 
     step: int
@@ -89,6 +91,11 @@ def _check_run(config: ConfigDict) -> None:
     for name in ("steps", "batch_size", "length", "steps_per_call"):
         if config[name] < 1:
             raise UserError(f"config.{name} = {config[name]} must be at least 1.")
+    if config.steps > MOST_STEPS:
+        raise UserError(
+            f"config.steps = {config.steps} must be at most {MOST_STEPS:,}: a step's number has 32 "
+            "bits on the device."
+        )
     if not 0 <= config.seed < 2**32 - 1:
         raise UserError(f"config.seed = {config.seed} must be at least 0 and below 2^32 - 1.")
     if config.sample.tokens < 1 or not 0 <= config.sample.temperature < math.inf:
@@ -138,16 +145,20 @@ def _run(
     console.print(said, highlight=False)
     for name, (old, new) in changes.items():
         console.print(f"config.{name}: {old!r} -> {new!r}", highlight=False, markup=False)
-    if start >= config.steps:
+    over = start >= config.steps
+    if over:
         console.print(f"{workdir} already has {start} steps.", highlight=False)
-        return Outcome(start, math.nan, _last_evaluation(workdir), None)
-    write_text(workdir / CONFIG, resolved.to_json(config))
-    evaluation: dict[str, float] = {}
+        evaluation = _evaluation(workdir, start)
+        if evaluation:
+            return Outcome(start, math.nan, evaluation, None)
+    else:
+        write_text(workdir / CONFIG, resolved.to_json(config))
 
     step = make_step(config, optimizer)
     metrics = Metrics(workdir, start, config.log.tensorboard)
     progress = RunProgress(config.steps, start, console)
-    calls = list(_calls(start, config))
+    everies = (config.log.eval_every, config.checkpoint.every)
+    calls = Calls(start, config.steps, config.steps_per_call, everies)
     batches = training_batches(
         sources.train,
         config.batch_size,
@@ -160,13 +171,29 @@ def _run(
     record = Record(config, model_config, metrics, progress, mesh, start)
     # Pretended CPU devices share a pool of threads: two steps at once can starve their sums.
     in_turn = mesh.size > 1 and mesh.devices.flat[0].platform == "cpu"
-    taken = start
+    taken, stopped = start, None
+
+    def measure(last: bool) -> dict[str, float]:
+        """Evaluates the state, and writes and shows what it finds."""
+        held_out, count = sources.validation, 0 if last else config.log.eval_batches
+        figures = evaluate(state.model, held_out, sources.tokenizer, config, mesh, count)
+        metrics.write(taken, {f"eval/{name}": value for name, value in figures.items()})
+        progress.say(f"step {taken}/{config.steps}  held out: {_shown(figures)}")
+        record.skip_time(taken)
+        return figures
+
     with (
         Interrupt() as interrupt,
         contextlib.closing(metrics),
         contextlib.closing(progress),
         checkpoints,
     ):
+        evaluation = {}
+        # A run that ended before the evaluation of its saved step makes up for it.
+        if over or (
+            start and due(config.log.eval_every, start) and not _evaluation(workdir, start)
+        ):
+            evaluation = measure(over)
         for call, batch in zip(calls, batches, strict=True):
             state, values = step(state, batch, jnp.int32(len(call)), numbers)
             if in_turn:
@@ -175,34 +202,31 @@ def _run(
             record.write()
             record.pending = (call, values)
             taken = call.stop
+            stopped = interrupt.signal  # read once: one that comes later is for the next call
             last = taken == config.steps
+            saves = checkpoints.due(taken) or stopped is not None
             evaluates = last or due(config.log.eval_every, taken)
-            saves = checkpoints.due(taken) or interrupt.signal is not None
-            if (evaluates or saves) and not all_finite(state):
-                record.write()  # which says so, where the loss or the gradient shows it
-                raise UserError(
-                    f"the parameters after step {taken} are not finite, and they are not saved; "
-                    "lower optim.learning_rate, or set optim.clip."
-                )
-            if evaluates:
-                batches_read = 0 if last else config.log.eval_batches
-                evaluation = _evaluate(config, state, sources, mesh, batches_read)
-                record.write({f"eval/{name}": value for name, value in evaluation.items()})
-                shown = "  ".join(f"{n} {v:.4f}" for n, v in evaluation.items() if "/" not in n)
-                progress.say(f"step {taken}/{config.steps}  held out: {shown}")
-                record.skip_time(taken)
+            if saves or evaluates:
+                finite = all_finite(state)
+                record.write()  # says so itself, where the loss or the gradient shows it
+                if not finite:
+                    raise UserError(
+                        f"the parameters after step {taken} are not finite, and they are not "
+                        "saved; lower optim.learning_rate, or set optim.clip."
+                    )
             if saves:
-                record.write()
                 metrics.sync()
                 checkpoints.save(state, taken)
-            if interrupt.signal is not None:
+            if stopped is not None:
                 break
+            if evaluates:
+                evaluation = measure(last)
         record.write()
         checkpoints.wait()
-        if interrupt.signal is None:
-            progress.say(_summary(config, record, evaluation, workdir))
-        else:
+        if stopped is not None:
             progress.say(f"stopped by a signal and saved at step {taken}; run again to go on.")
+        elif not over:
+            progress.say(_summary(config, record, evaluation, workdir))
     return Outcome(taken, record.loss, evaluation, interrupt.signal)
 
 
@@ -238,31 +262,14 @@ def _first_state(
     return state
 
 
-def _evaluate(
-    config: ConfigDict, state: TrainState, sources: Sources, mesh: Mesh, batches: int
-) -> dict[str, float]:
-    return evaluate(state.model, sources.validation, sources.tokenizer, config, mesh, batches)
+def _evaluation(workdir: Path, step: int) -> dict[str, float]:
+    """What the run's record says of the evaluation after a step; empty where there was none."""
+    rows = (row for row in read(workdir) if row["step"] == step)
+    return {n[5:]: value for row in rows for n, value in row.items() if n.startswith("eval/")}
 
 
-def _last_evaluation(workdir: Path) -> dict[str, float]:
-    """What the newest row of the run's record that holds an evaluation says."""
-    for row in reversed(read(workdir)):
-        found = {name[5:]: value for name, value in row.items() if name.startswith("eval/")}
-        if found:
-            return found
-    return {}
-
-
-def _calls(start: int, config: ConfigDict) -> Iterator[range]:
-    """Cuts the steps that are left into calls, none of which passes an evaluation or a save."""
-    step = start
-    while step < config.steps:
-        stop = min(step + config.steps_per_call, config.steps)
-        for every in (config.log.eval_every, config.checkpoint.every):
-            if every:
-                stop = min(stop, (step // every + 1) * every)
-        yield range(step, stop)
-        step = stop
+def _shown(evaluation: dict[str, float]) -> str:
+    return "  ".join(f"{n} {v:.4f}" for n, v in evaluation.items() if "/" not in n)
 
 
 def _summary(
@@ -270,10 +277,9 @@ def _summary(
 ) -> str:
     seconds = time.monotonic() - record.began
     tokens = (config.steps - record.start) * config.batch_size * config.length
-    held_out = ", ".join(f"{n} {v:.4f}" for n, v in evaluation.items() if "/" not in n)
     return (
         f"trained {config.steps - record.start} steps, {tokens:,} tokens, in {clock(seconds)} "
         f"({tokens / seconds:,.0f} tokens/s)\n"
-        f"loss {record.loss:.4f}; held out: {held_out}\n"
+        f"loss {record.loss:.4f}; held out: {_shown(evaluation).replace('  ', ', ')}\n"
         f"saved in {workdir}"
     )

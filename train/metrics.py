@@ -48,19 +48,22 @@ class Metrics:
 
 
 def read(workdir: Path) -> list[dict[str, Any]]:
-    """Returns the rows of a run; a row that was cut off is left out."""
+    """Returns the rows of a run, one a step; a line that was cut off is left out.
+
+    An evaluation has a line of its own, after the one of the training step that it measured.
+    """
     path = workdir / NAME
     if not path.exists():
         return []
-    rows = []
+    rows: dict[int, dict[str, Any]] = {}
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             row = json.loads(line)
         except ValueError:
             continue
         if isinstance(row, dict) and isinstance(row.get("step"), int):
-            rows.append(row)
-    return rows
+            rows.setdefault(row["step"], {}).update(row)
+    return list(rows.values())
 
 
 def _drop_rows_past(path: Path, step: int) -> None:

@@ -39,8 +39,8 @@ class Record:
         flops = tally(model_config, config.length).training_flops
         self._utilisation = flops / peak / mesh.size if peak else None
 
-    def write(self, extra: dict[str, float] | None = None) -> None:
-        """Writes the rows of the pending call; ``extra`` joins the row of its last step.
+    def write(self) -> None:
+        """Writes the rows of the pending call.
 
         Raises:
           UserError: a loss or a gradient is not finite.
@@ -51,15 +51,16 @@ class Record:
         values = jax.device_get(values)
         self._measure(call.stop)
         for i, step in enumerate(call):
-            last = step == call[-1] and extra is not None
-            if not (due(self.config.log.every, step + 1) or last or step + 1 == self.config.steps):
+            log = self.config.log
+            everies = (log.every, log.eval_every, self.config.steps)
+            if not any(due(every, step + 1) for every in everies):
                 continue
             names = ("loss", "grad_norm", "learning_rate")
             row: dict[str, float | None] = {name: float(values[name][i]) for name in names}
             row["tokens_per_second"] = self.rate
             if self._utilisation is not None:
                 row["utilisation"] = self.rate * self._utilisation
-            self.metrics.write(step + 1, {**row, **(extra if last and extra else {})})
+            self.metrics.write(step + 1, row)
         self.loss = float(values["loss"][len(call) - 1])
         for name, meant in (("loss", "loss"), ("grad_norm", "gradient")):
             finite = np.isfinite(values[name][: len(call)])

@@ -21,6 +21,7 @@ from model.config import ModelConfig
 from model.decoding import ready
 from model.transformer import Transformer
 from train.batches import open_sources, training_batches
+from train.calls import Calls
 from train.decoding import continue_tokens
 from train.optimizer import Numbers
 from train.sampler import Sampler
@@ -156,11 +157,10 @@ class Loading:
     def run(self, steps: int) -> dict[str, float]:
         """Makes the batches of some steps, as the loop reads them."""
         slots = self.config.steps_per_call
-        calls = [range(i, min(i + slots, steps)) for i in range(0, steps, slots)]
         found = training_batches(
             self.source,
             self.shape.batch,
-            calls,
+            Calls(0, steps, slots),
             slots,
             self.mesh,
             ShardingRules(),

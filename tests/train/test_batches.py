@@ -11,6 +11,7 @@ from model.axes import ShardingRules
 from tests.train import tiny
 from text.corpora import Corpus
 from train.batches import evaluation_batches, open_sources, place, training_batches
+from train.calls import Calls
 from train.rows import CorpusRows
 
 RULES = ShardingRules()
@@ -52,8 +53,8 @@ def test_a_mesh_holds_the_rows_of_the_host(sizes):
 def test_training_batches_are_the_rows_of_their_steps_however_they_are_cut():
     source, mesh = documents(), tiny.mesh(fsdp=2)
 
-    def steps(calls, slots):
-        found = []
+    def steps(slots, everies=()):
+        found, calls = [], Calls(3, 10, slots, everies)
         batches = training_batches(source, 4, calls, slots, mesh, RULES, prefetch=2)
         for call, batch in zip(calls, batches, strict=True):
             assert batch.tokens.shape == (slots, 4, 16)
@@ -61,17 +62,17 @@ def test_training_batches_are_the_rows_of_their_steps_however_they_are_cut():
         return np.stack(found)
 
     expected = source.training(np.arange(3 * 4, 10 * 4)).labels.reshape(7, 4, 16)
-    np.testing.assert_array_equal(steps([range(3, 10)], 7), expected)
-    np.testing.assert_array_equal(steps([range(3, 5), range(5, 8), range(8, 10)], 3), expected)
-    np.testing.assert_array_equal(steps([range(i, i + 1) for i in range(3, 10)], 1), expected)
+    np.testing.assert_array_equal(steps(7), expected)
+    np.testing.assert_array_equal(steps(3, (5, 8)), expected)
+    np.testing.assert_array_equal(steps(1), expected)
 
 
-@pytest.mark.parametrize("batch_size", [1, 3, 8])
-def test_an_evaluation_reads_every_held_out_token_once(batch_size):
+@pytest.mark.parametrize(("batch_size", "accumulate"), [(1, 1), (3, 1), (8, 1), (6, 3)])
+def test_an_evaluation_reads_every_held_out_token_once(batch_size, accumulate):
     source, mesh = documents(), tiny.mesh()
     found = []
-    for batch in evaluation_batches(source, batch_size, 0, mesh, RULES):
-        assert batch.labels.shape == (batch_size, 16)
+    for batch in evaluation_batches(source, batch_size, 0, mesh, RULES, accumulate):
+        assert batch.labels.shape == (batch_size // accumulate, 16)
         found.extend(np.asarray(batch.labels)[np.asarray(batch.counted)])
     np.testing.assert_array_equal(found, source.corpus.tokens)
 

@@ -111,11 +111,14 @@ def test_a_document_longer_than_the_sequences_is_refused(tmp_path):
         open_sources(config(**{"length": 8, "data.cache_dir": str(tmp_path)}))
 
 
-def test_an_evaluation_on_the_grammar_has_all_figures(tmp_path):
-    own = config(**{"data.cache_dir": str(tmp_path)})
+def test_an_evaluation_reads_microbatches_and_has_all_figures(tmp_path, monkeypatch):
+    rows, guess = set(), Oracle.guess
+    monkeypatch.setattr(Oracle, "guess", lambda self, t: (rows.add(len(t)), guess(self, t))[1])
+    own = config(**{"data.cache_dir": str(tmp_path), "batch_size": 12, "optim.accumulate": 4})
     sources, mesh = open_sources(own), tiny.mesh()
     with jax.set_mesh(mesh):
         found = evaluate(Oracle(-1), sources.validation, sources.tokenizer, own, mesh, 0)
+    assert rows == {3}
     assert {"loss", "perplexity", "bits_per_byte", "accuracy"} <= found.keys()
     assert found["accuracy"] == 1
     # Only the last place of a row is unknown to this oracle.

@@ -27,7 +27,7 @@ def corpus():
     return Corpus(np.concatenate(ids).astype(np.uint16), starts)
 
 
-def measured(source, batch_size, tokenizer, batches=0, sizes=None):
+def measured(source, batch_size, tokenizer, batches=0, sizes=None, accumulate=1):
     mesh = tiny.mesh(**(sizes or {}))
     with jax.set_mesh(mesh):
         model = jax.tree.map(
@@ -35,7 +35,7 @@ def measured(source, batch_size, tokenizer, batches=0, sizes=None):
             small.drawn(SHAPE),
             small.abstract(SHAPE),
         )
-    found = evaluation_batches(source, batch_size, batches, mesh, ShardingRules())
+    found = evaluation_batches(source, batch_size, batches, mesh, ShardingRules(), accumulate)
     return text_loss(model, found, tokenizer, mesh)
 
 
@@ -76,9 +76,10 @@ def test_an_evaluation_of_some_batches_reads_the_first():
     assert figures["loss"] == pytest.approx(nats_of(source, 2).mean(), abs=1e-5)
 
 
-def test_random_tokens_have_no_bytes():
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_random_tokens_have_no_bytes(accumulate):
     source = RepeatRows(11, 7, (2, 4), 0)
-    figures = measured(source, 2, None, batches=1)
+    figures = measured(source, 2, None, 1, accumulate=accumulate)
     assert figures.keys() == {"loss", "perplexity"}
     assert figures["loss"] == pytest.approx(nats_of(source, 2).mean(), abs=1e-5)
 

@@ -1,7 +1,9 @@
 """Whatever ends a run, what it had saved stays, and nothing that is no number is saved."""
 
 import dataclasses
+import io
 import json
+import signal
 import time
 
 import jax
@@ -14,6 +16,7 @@ from model import saved
 from tests.train import tiny
 from train import loop
 from train.loop import train
+from train.metrics import read
 from train.step import all_finite, named_arrays, with_arrays
 
 QUIET = Console(quiet=True)
@@ -80,6 +83,54 @@ def test_what_is_not_finite_ends_the_run_and_is_not_saved(
     assert saved.whole_steps(tmp_path) == kept
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == list(range(1, step + 1))
+
+
+def evaluating(monkeypatch, act):
+    """Has ``act`` do something before each evaluation."""
+    real = loop.evaluate
+    monkeypatch.setattr(loop, "evaluate", lambda *given: (act(), real(*given))[1])
+
+
+def test_a_signal_during_an_evaluation_stops_the_run_with_its_state_saved(tmp_path, monkeypatch):
+    evaluating(monkeypatch, lambda: signal.raise_signal(signal.SIGTERM))
+    said = io.StringIO()
+    fields = FIELDS | {"checkpoint.every": 0, "log.eval_every": 2}
+    outcome = train(tiny.config(fields), tmp_path, Console(file=said, width=200))
+    assert (outcome.step, outcome.signal) == (3, signal.SIGTERM)
+    assert "saved at step 3" in said.getvalue()
+    assert saved.whole_steps(tmp_path) == [3]
+
+
+def test_a_signal_during_the_last_evaluation_is_told_though_the_run_is_over(tmp_path, monkeypatch):
+    evaluating(monkeypatch, lambda: signal.raise_signal(signal.SIGTERM))
+    outcome = train(tiny.config(FIELDS), tmp_path, QUIET)
+    assert (outcome.step, outcome.signal) == (6, signal.SIGTERM)
+    assert outcome.evaluation
+    assert saved.whole_steps(tmp_path) == [4, 6]
+
+
+def test_a_run_that_its_evaluation_ends_is_saved_and_makes_up_for_it(tmp_path, monkeypatch):
+    fields = FIELDS | {"log.eval_every": 4, "log.every": 3, "optim.schedule": "constant"}
+    whole = tmp_path / "whole"
+    train(tiny.config(fields), whole, QUIET)
+
+    def fail():
+        raise MemoryError
+
+    for ended_at in (4, 6):
+        with monkeypatch.context() as patch:
+            evaluating(patch, fail)
+            with pytest.raises(MemoryError):
+                train(tiny.config(fields), tmp_path, QUIET)
+        assert saved.whole_steps(tmp_path)[-1] == ended_at
+        outcome = train(tiny.config(fields | {"steps": max(ended_at, 5)}), tmp_path, QUIET)
+    expected = {row["step"]: row for row in read(whole)}
+    found = {row["step"]: row for row in read(tmp_path)}
+    assert [*expected] == [3, 4, 6]
+    for step in (4, 6):
+        figures = {n: v for n, v in expected[step].items() if n != "tokens_per_second"}
+        assert {n: found[step][n] for n in figures} == figures
+    assert outcome.evaluation == {n[5:]: v for n, v in expected[6].items() if n[:5] == "eval/"}
 
 
 def test_a_whole_state_is_finite():

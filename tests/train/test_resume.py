@@ -178,6 +178,7 @@ def contents(workdir):
         ({"mesh.fsdp": 16}, "needs 16 devices"),
         ({"optim.name": "sgd"}, "optim.name"),
         ({"steps": 0}, "config.steps = 0"),
+        ({"steps": 2**31}, "config.steps = 2147483648 must be at most 2,147,483,647"),
         ({"optim.accumulate": 3}, "optim.accumulate = 3"),
         ({"checkpoint.keep": 0}, "checkpoint.keep = 0"),
         ({"data.periods": (2, 99)}, "data.periods"),
