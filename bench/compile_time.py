@@ -15,7 +15,8 @@ from configs import base, command
 from configs.figures import write_json
 from model.config import ModelConfig
 from model.transformer import Transformer
-from train.step import Batch, gradient
+from train.batches import Batch
+from train.step import gradient
 
 DEPTHS = (4, 96)
 

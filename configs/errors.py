@@ -16,3 +16,9 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """Returns ``" (did you mean 'x'?)"`` for the known name nearest to ``name``, else ``""``."""
     found = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f" (did you mean {found[0]!r}?)" if found else ""
+
+
+def first_line(error: BaseException) -> str:
+    """Returns the first line of what a library says, for a sentence of ours."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0][:200]

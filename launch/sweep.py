@@ -28,7 +28,7 @@ from configs import base, command, resolved
 from configs.errors import UserError, nearest
 from configs.figures import write_json
 from model.compiled import keep_compiled
-from model.saved import write_text
+from model.saving import write_text
 from train import metrics
 from train.batches import open_sources
 from train.checkpoint import check_corpus, newest

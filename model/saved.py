@@ -1,42 +1,31 @@
-"""Saved models and steps on disk. The only module that knows Orbax.
+"""Saved steps and models, opened: what they hold, and their arrays on a mesh.
 
-A saved step is one folder: Orbax items ``model`` and ``optimizer``, plain ``config.json``,
-``tokenizer.json`` and ``state.json``, and ``manifest.json``, written last: a folder without a
-manifest does not exist. A saved model is the same without ``optimizer`` and ``state.json``,
-which may be deleted.
-Arrays go by name, as "blocks.0.attention.query"; nothing is unpickled.
+Orbax is known here and in ``model.saving`` alone. Arrays go by name, as "blocks.0.attention.query";
+nothing is unpickled.
 """
 
 import dataclasses
 import json
 import os
-import shutil
-import threading
 from pathlib import Path
 from typing import Any
 
 import jax
 import orbax.checkpoint.experimental.v1 as ocp
 from jax.sharding import Mesh, NamedSharding
-from jaxtyping import Array, PyTree
+from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
 from configs import resolved
-from configs.errors import UserError
+from configs.errors import UserError, first_line
 from model.axes import ShardingRules
 from model.config import ModelConfig
-from model.parameter import parameters, path_name
+from model.manifest import CONFIG, MODEL, STATE, STEPS, TOKENIZER, is_whole, whole_steps
+from model.parameter import parameters
+from model.saving import by_name
 from model.transformer import Transformer
 from text import tokenizers
 from text.tokenizers import Tokenizer
-
-FORMAT = 1
-MANIFEST = "manifest.json"
-CONFIG = "config.json"
-TOKENIZER = "tokenizer.json"
-STATE = "state.json"
-MODEL, OPTIMIZER = "model", "optimizer"  # the Orbax items
-STEPS = "checkpoints"  # the folder of a workdir that holds its steps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +76,7 @@ class Saved:
         Raises:
           UserError: an array is missing or has another shape, or a file cannot be read.
         """
-        wanted = _by_name(abstract)
+        wanted = by_name(abstract)
         self._check_shapes(item, wanted)
 
         def placed(leaf: Any) -> jax.ShapeDtypeStruct:
@@ -100,7 +89,7 @@ class Saved:
             )[item]
         except Exception as error:  # Orbax and tensorstore raise whatever the damage causes
             raise UserError(
-                f"{self.path / item} cannot be read ({_first_line(error)}); "
+                f"{self.path / item} cannot be read ({first_line(error)}); "
                 "it is damaged: use another step."
             ) from error
         leaves = [found[name] for name in wanted]
@@ -117,7 +106,7 @@ class Saved:
             return {name: tuple(array.shape) for name, array in arrays.items()}
         except Exception as error:  # Orbax and tensorstore raise whatever the damage causes
             raise UserError(
-                f"{self.path / item} is missing or cannot be read ({_first_line(error)}); "
+                f"{self.path / item} is missing or cannot be read ({first_line(error)}); "
                 "use another step, or a saved model for its parameters alone."
             ) from error
 
@@ -134,56 +123,6 @@ class Saved:
                     f"{self.path / item} holds {name} as {there[name]} and the config "
                     f"asks for {tuple(leaf.shape)}; restore it into the config it was saved with."
                 )
-
-
-class Saving:
-    """A save on its way: arrays are copied when this returns and written by a thread."""
-
-    def __init__(self, path: Path, items: dict[str, PyTree], documents: dict[str, str]):
-        """Begins to write a step or a model.
-
-        Args:
-          path: the folder, whose parent exists; a folder that is not whole is replaced.
-          items: arrays of each Orbax item.
-          documents: texts of the plain files.
-        """
-        self.path = path
-        self._documents = documents
-        self._error: BaseException | None = None
-        if path.exists() and not is_whole(path):
-            delete(path)
-        named = {item: _by_name(_held(tree)) for item, tree in items.items()}
-        try:
-            self._response = ocp.save_checkpointables_async(path, named)
-        except OSError as error:
-            raise UserError(
-                f"{path} cannot be written ({error.strerror}); name a workdir that can."
-            ) from error
-        self._thread = threading.Thread(target=self._finish, name=f"save {path.name}")
-        self._thread.start()
-
-    def wait(self) -> None:
-        """Returns when the save is whole.
-
-        Raises:
-          UserError: it could not be written.
-        """
-        self._thread.join()
-        if self._error is not None:
-            raise UserError(
-                f"{self.path} could not be written ({_first_line(self._error)}); what was saved "
-                "before is whole: free space or name another workdir, and start again."
-            ) from self._error
-
-    def _finish(self) -> None:
-        try:
-            self._response.result()
-            if jax.process_index() == 0:
-                for name, text in self._documents.items():
-                    write_text(self.path / name, text)
-                _write_manifest(self.path)
-        except BaseException as error:
-            self._error = error
 
 
 def open_saved(checkpoint: str | os.PathLike[str], field: str = "--checkpoint") -> Saved:
@@ -220,105 +159,10 @@ def open_saved(checkpoint: str | os.PathLike[str], field: str = "--checkpoint") 
     return Saved(path, config, tokenizer, step, corpus)
 
 
-def is_whole(path: Path) -> bool:
-    """Tells whether a folder is a finished save whose files all have their sizes.
-
-    A step that was reduced to a saved model is whole.
-    """
-    try:
-        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-        sizes = manifest["files"]
-        if manifest["format"] > FORMAT:
-            raise UserError(
-                f"{path} has format {manifest['format']}, newer than this code's {FORMAT}; "
-                "use the version that wrote it."
-            )
-        reduced = not (path / STATE).exists() and not (path / OPTIMIZER).exists()
-        of_step = (STATE, f"{OPTIMIZER}{os.sep}")
-        return all(
-            (path / name).stat().st_size == size
-            for name, size in sizes.items()
-            if not (reduced and name.startswith(of_step))
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return False
-
-
-def whole_steps(workdir: Path) -> list[int]:
-    """Returns the whole steps of a workdir, oldest first."""
-    return [step for step in _steps(workdir) if is_whole(workdir / STEPS / str(step))]
-
-
-def damaged_steps(workdir: Path) -> list[int]:
-    """Returns the steps of a workdir that were whole once, by their manifest, and are not now."""
-    folder = workdir / STEPS
-    return [
-        step
-        for step in _steps(workdir)
-        if (folder / str(step) / MANIFEST).exists() and not is_whole(folder / str(step))
-    ]
-
-
-def _steps(workdir: Path) -> list[int]:
-    folder = workdir / STEPS
-    if not folder.is_dir():
-        return []
-    return sorted(int(entry.name) for entry in folder.iterdir() if entry.name.isdigit())
-
-
-def delete(path: Path) -> None:
-    """Deletes a step: its manifest first, so that a half-deleted one does not exist."""
-    (path / MANIFEST).unlink(missing_ok=True)
-    shutil.rmtree(path, ignore_errors=True)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a text file whole or not at all."""
-    part = path.with_name(path.name + ".part")
-    with open(part, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
-
-
-def _write_manifest(path: Path) -> None:
-    files = {
-        str(file.relative_to(path)): file.stat().st_size
-        for file in sorted(path.rglob("*"))
-        if file.is_file()
-    }
-    manifest = dict(format=FORMAT, jax=jax.__version__, files=files)
-    write_text(path / MANIFEST, json.dumps(manifest, indent=1) + "\n")
-
-
-def _by_name(tree: PyTree) -> dict[str, Any]:
-    """Names each leaf by its path, as "adamw.mu.blocks.0.attention.query"."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {path_name(path): leaf for path, leaf in leaves}
-
-
-def _held(tree: PyTree) -> PyTree:
-    """Copies arrays that a CPU would lend to the writer while the next step overwrites them."""
-    if jax.default_backend() != "cpu":
-        return tree
-    return jax.tree.map(_copy, tree)
-
-
-@jax.jit
-def _copy(array: Array) -> Array:
-    return array.copy()
-
-
 def read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
-            f"{path} cannot be read ({_first_line(error)}); use another step."
+            f"{path} cannot be read ({first_line(error)}); use another step."
         ) from error
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0][:200]

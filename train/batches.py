@@ -2,12 +2,13 @@
 
 import dataclasses
 from collections.abc import Callable, Iterator
+from typing import no_type_check
 
 import grain
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Int
+from jaxtyping import Array, Bool, Int
 from ml_collections import ConfigDict
 
 from configs.errors import UserError
@@ -17,9 +18,29 @@ from text.tokenizers import Tokenizer
 from train.calls import Calls
 from train.repeats import RepeatRows
 from train.rows import CorpusRows, Rows
-from train.step import Batch
 
 RowSource = CorpusRows | RepeatRows
+
+
+@no_type_check  # as a pytree it also holds shapes and shardings
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """Tokens and what to predict from them; arrays may have a leading axis of steps.
+
+    Attributes:
+      tokens: read by the model.
+      labels: the token after each.
+      counted: where the loss counts.
+      positions: of each token in its document, or None for 0, 1, 2, ...
+      segments: document of each token, or None where all is one.
+    """
+
+    tokens: Int[Array, "*steps B T"]
+    labels: Int[Array, "*steps B T"]
+    counted: Bool[Array, "*steps B T"]
+    positions: Int[Array, "*steps B T"] | None = None
+    segments: Int[Array, "*steps B T"] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +98,7 @@ def open_sources(config: ConfigDict, tokenizer: Tokenizer | None = None) -> Sour
     )
 
 
-def place(
+def make_batch(
     make: Callable[[Int[np.ndarray, "b"]], Rows],
     numbers: Int[np.ndarray, "*steps B"],
     mesh: Mesh,
@@ -146,7 +167,7 @@ def training_batches(
         steps = np.array(calls[call])
         steps = np.pad(steps, (0, slots - len(steps)), mode="edge")
         numbers = steps[:, None] * batch_size + np.arange(batch_size)
-        return place(source.training, numbers, mesh, rules)
+        return make_batch(source.training, numbers, mesh, rules)
 
     options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=prefetch)
     yield from grain.MapDataset.range(len(calls)).map(make).to_iter_dataset(options)
@@ -167,4 +188,4 @@ def evaluation_batches(
     every = -(-source.evaluation_rows // batch_size)
     size = batch_size // accumulate
     for i in range((min(count, every) if count else every) * accumulate):
-        yield place(source.evaluation, i * size + np.arange(size), mesh, rules)
+        yield make_batch(source.evaluation, i * size + np.arange(size), mesh, rules)

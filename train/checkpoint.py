@@ -9,8 +9,10 @@ from ml_collections import ConfigDict
 
 from configs import resolved
 from configs.errors import UserError
-from model import saved
-from model.saved import CONFIG, MODEL, OPTIMIZER, STATE, STEPS, TOKENIZER, Saved, Saving
+from model import manifest
+from model.manifest import CONFIG, MODEL, OPTIMIZER, STATE, STEPS, TOKENIZER
+from model.saved import Saved, open_saved, read_text
+from model.saving import Saving, delete
 from model.transformer import Transformer
 from text.tokenizers import Tokenizer
 from train.step import TrainState, named_arrays, with_arrays
@@ -94,7 +96,7 @@ class Checkpoints:
         """
         self.wait()
         path = self.workdir / STEPS / str(step)
-        if saved.is_whole(path):
+        if manifest.is_whole(path):
             return
         about = dict(step=step, corpus=self.corpus)
         documents = {CONFIG: resolved.to_json(self.config), STATE: json.dumps(about) + "\n"}
@@ -132,10 +134,10 @@ class Checkpoints:
 
     def _thin(self) -> None:
         keep = self.config.checkpoint
-        steps = saved.whole_steps(self.workdir)
+        steps = manifest.whole_steps(self.workdir)
         for step in steps[: -max(1, keep.keep)]:
             if not (keep.keep_every and step % keep.keep_every == 0):
-                saved.delete(self.workdir / STEPS / str(step))
+                delete(self.workdir / STEPS / str(step))
 
 
 def newest(workdir: Path) -> Saved | None:
@@ -144,15 +146,15 @@ def newest(workdir: Path) -> Saved | None:
     Raises:
       UserError: there are steps, and none is whole any more.
     """
-    steps = saved.whole_steps(workdir)
-    damaged = saved.damaged_steps(workdir)
+    steps = manifest.whole_steps(workdir)
+    damaged = manifest.damaged_steps(workdir)
     if damaged and not steps:
         listed = ", ".join(str(step) for step in damaged)
         raise UserError(
             f"{workdir / STEPS} holds step {listed}, with files missing or cut off; copy it again "
             "from where it came, or name another workdir."
         )
-    return saved.open_saved(workdir / STEPS / str(steps[-1])) if steps else None
+    return open_saved(workdir / STEPS / str(steps[-1])) if steps else None
 
 
 def check_corpus(workdir: Path, digest: str) -> None:
@@ -187,7 +189,7 @@ def start_from(
     Raises:
       UserError: there is none, its shapes are not the model's, or it has other tokens.
     """
-    source = saved.open_saved(checkpoint, "checkpoint.restore_from")
+    source = open_saved(checkpoint, "checkpoint.restore_from")
     old, new = (None if t is None else t.to_json() for t in (source.tokenizer, tokenizer))
     if old != new:
         raise UserError(
@@ -217,7 +219,7 @@ def check_workdir(workdir: Path, config: ConfigDict) -> dict[str, tuple]:
         path = before.path / CONFIG
     if not path.exists():
         return {}
-    old = resolved.from_json(saved.read_text(path), str(path))
+    old = resolved.from_json(read_text(path), str(path))
     changes = resolved.difference(old, config)
     unsafe = {
         name: change

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from model.transformer import Transformer
 from text import grammar
 from text.tokenizers import Tokenizer
-from train.batches import place
+from train.batches import make_batch
 from train.rows import Rows
 
 
@@ -62,7 +62,7 @@ def _predictions(
 
     found = []
     for start in range(0, len(read), batch_size):
-        batch = place(rows, start + np.arange(batch_size), mesh, model.compute.rules)
+        batch = make_batch(rows, start + np.arange(batch_size), mesh, model.compute.rules)
         found.append(np.asarray(_likeliest(model, batch.tokens)))
     return np.concatenate(found)[: len(read)]
 

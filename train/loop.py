@@ -18,11 +18,12 @@ from model.axes import ShardingRules, check_mesh, make_mesh, split_host
 from model.backends import choice
 from model.compute import Compute
 from model.config import ModelConfig
-from model.saved import CONFIG, damaged_steps, write_text
+from model.manifest import CONFIG, damaged_steps
+from model.saving import write_text
 from train.batches import Sources, open_sources, training_batches
 from train.calls import Calls
 from train.checkpoint import Checkpoints, check_corpus, check_workdir, start_from
-from train.evaluate import evaluate
+from train.held_out import evaluate
 from train.interrupt import Interrupt
 from train.metrics import Metrics, read
 from train.optimizer import Numbers, Optimizer

@@ -16,11 +16,10 @@ from configs import command
 from configs.errors import UserError
 from configs.figures import write_json
 from model.compiled import keep_compiled
-from model.saved import open_saved
 from model.transformer import Transformer
 from text.tokenizers import Tokenizer
+from train import checkpoint_flags
 from train.decoding import continue_tokens
-from train.evaluate import checkpoint_flag, define_checkpoint_flags, mesh_flag
 from train.sampler import Sampler
 
 
@@ -64,7 +63,7 @@ def continue_texts(
 
 
 def _define_flags() -> None:
-    define_checkpoint_flags()
+    checkpoint_flags.define()
     flags.DEFINE_multi_string("prompt", [], "Text to continue; may be given several times.")
     flags.DEFINE_string("prompts", None, "A file with a prompt a line.")
     flags.DEFINE_integer("tokens", None, "New tokens for each prompt.", lower_bound=1)
@@ -94,7 +93,7 @@ def _prompts(default: Sequence[str]) -> list[str]:
 def main() -> None:
     """Prints the continuations of the prompts."""
     keep_compiled()
-    saved = open_saved(checkpoint_flag())
+    saved = checkpoint_flags.open_checkpoint()
     if saved.tokenizer is None:
         raise UserError(f"{saved.path} was trained on random tokens and has no words to say.")
     defaults = saved.config.sample
@@ -103,7 +102,7 @@ def main() -> None:
     sampler = Sampler(heat, flags.FLAGS.top_k, flags.FLAGS.top_p)
     sampler.check()
     prompts = _prompts(defaults.prompts)
-    mesh = mesh_flag()
+    mesh = checkpoint_flags.open_mesh(saved)
     with jax.set_mesh(mesh):
         model = saved.load_model(mesh)
         found = continue_texts(

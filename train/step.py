@@ -13,29 +13,9 @@ from model.axes import ShardingRules
 from model.config import ModelConfig
 from model.parameter import declarations, parameters
 from model.transformer import Transformer
+from train.batches import Batch
 from train.loss import summed_loss
 from train.optimizer import Numbers, Optimizer
-
-
-@no_type_check  # as a pytree it also holds shapes and shardings
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Batch:
-    """Tokens and what to predict from them; arrays may have a leading axis of steps.
-
-    Attributes:
-      tokens: read by the model.
-      labels: the token after each.
-      counted: where the loss counts.
-      positions: of each token in its document, or None for 0, 1, 2, ...
-      segments: document of each token, or None where all is one.
-    """
-
-    tokens: Int[Array, "*steps B T"]
-    labels: Int[Array, "*steps B T"]
-    counted: Bool[Array, "*steps B T"]
-    positions: Int[Array, "*steps B T"] | None = None
-    segments: Int[Array, "*steps B T"] | None = None
 
 
 @no_type_check  # as a pytree it also holds shapes and shardings

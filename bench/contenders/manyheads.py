@@ -20,13 +20,12 @@ from model.compute import Compute
 from model.config import ModelConfig
 from model.decoding import ready
 from model.transformer import Transformer
-from train.batches import open_sources, training_batches
+from train.batches import Batch, open_sources, training_batches
 from train.calls import Calls
 from train.decoding import continue_tokens
 from train.optimizer import Numbers
 from train.sampler import Sampler
 from train.step import (
-    Batch,
     init_state,
     make_optimizer,
     make_step,

@@ -10,7 +10,7 @@ from configs.errors import UserError
 from model.axes import ShardingRules
 from tests.train import tiny
 from text.corpora import Corpus
-from train.batches import evaluation_batches, open_sources, place, training_batches
+from train.batches import evaluation_batches, make_batch, open_sources, training_batches
 from train.calls import Calls
 from train.rows import CorpusRows
 
@@ -38,7 +38,7 @@ def held(batch):
 def test_a_mesh_holds_the_rows_of_the_host(sizes):
     source, mesh = documents(), tiny.mesh(**sizes)
     numbers = np.arange(24).reshape(3, 8) + 5
-    batch = place(source.training, numbers, mesh, RULES)
+    batch = make_batch(source.training, numbers, mesh, RULES)
     expected = source.training(numbers.reshape(-1))
     assert held(batch).keys() == {"tokens", "labels", "counted", "positions", "segments"}
     for name, value in held(batch).items():
@@ -121,7 +121,7 @@ def test_a_process_makes_the_rows_of_its_own_devices_once(
 
     with monkeypatch.context() as patch:
         own_only(patch, [mesh.devices.flat[i] for i in own_devices])
-        batch = place(make, 100 + np.arange(8), mesh, RULES)
+        batch = make_batch(make, 100 + np.arange(8), mesh, RULES)
     assert sorted(made) == [100 + row for row in own_rows]
     expected = np.zeros((8, 16), np.int32)
     expected[list(own_rows)] = source.training(100 + np.array(own_rows)).labels

@@ -11,7 +11,7 @@ import pytest
 
 from configs import resolved
 from configs.errors import UserError
-from model import saved
+from model import manifest, saving
 from model.saved import open_saved
 from tests.train import tiny
 from train.checkpoint import Checkpoints, check_workdir, start_from
@@ -80,7 +80,7 @@ def test_a_run_without_steps_starts_anew(run, tmp_path):
 )
 def test_the_newest_steps_and_some_for_good_are_kept(run, tmp_path, keep, keep_every, kept):
     save(run, tmp_path, range(1, 7), keep=keep, keep_every=keep_every)
-    assert steps_of(tmp_path) == kept == saved.whole_steps(tmp_path)
+    assert steps_of(tmp_path) == kept == manifest.whole_steps(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ def test_steps_of_which_none_is_whole_any_more_are_not_begun_anew(run, tmp_path)
     save(run, tmp_path, [1, 2])
     for step in (1, 2):
         (tmp_path / "checkpoints" / str(step) / "state.json").write_text("")
-    assert saved.damaged_steps(tmp_path) == [1, 2]
+    assert manifest.damaged_steps(tmp_path) == [1, 2]
     with pytest.raises(UserError, match=r"checkpoints holds step 1, 2, with files missing"):
         restore(run, tmp_path)
 
@@ -157,10 +157,10 @@ def test_a_save_that_fails_says_so_and_leaves_the_one_before(run, tmp_path, monk
     def full(path):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(saved, "_write_manifest", full)
+    monkeypatch.setattr(saving, "write_manifest", full)
     with pytest.raises(UserError, match=r"2 could not be written .*No space left on device"):
         save(run, tmp_path, [2], keep=1)
-    assert saved.whole_steps(tmp_path) == [1]
+    assert manifest.whole_steps(tmp_path) == [1]
 
 
 def test_a_workdir_that_cannot_be_made_is_refused(tmp_path):
@@ -189,7 +189,7 @@ def test_a_saved_model_is_a_step_without_optimizer_and_state(run, tmp_path):
     _, mesh, state = run
     folder = (tmp_path / "checkpoints" / "1").rename(tmp_path / "model")
     shutil.rmtree(folder / "optimizer")
-    assert not saved.is_whole(folder)  # half of it is gone
+    assert not manifest.is_whole(folder)  # half of it is gone
     (folder / "state.json").unlink()
     found = open_saved(folder)
     assert found.step is None

@@ -1,6 +1,8 @@
 """``python -m train`` and its sisters as a person starts them."""
 
 import json
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +11,7 @@ import jax
 import pytest
 
 from configs import resolved
-from model.saved import Saving
+from model.saving import Saving
 from tests.train import tiny
 from text import tokenizers
 from train.step import named_arrays
@@ -17,11 +19,13 @@ from train.step import named_arrays
 ROOT = Path(__file__).parents[2]
 
 
-def command(module, *arguments):
-    """Starts a command without waiting for it."""
+def command(module, *arguments, forced=True):
+    """Starts a command without waiting for it, on eight forced host devices or on one device."""
+    ours = () if forced else ("XLA_FLAGS", "NPROC")
     return subprocess.Popen(
         [sys.executable, "-m", module, *arguments],
         cwd=ROOT,
+        env={name: value for name, value in os.environ.items() if name not in ours},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -53,6 +57,7 @@ def folder(tmp_path_factory):
         "data.cache_dir": str(folder / "cache"),
         "data.held_out": "tail",
         "model.vocab_size": tokenizer.vocab_size,
+        "host_devices": 2,
     }
     save(tiny.config(), folder / "random", {})
     words_json = {"tokenizer.json": tokenizer.to_json()}
@@ -128,12 +133,17 @@ def test_a_mistake_ends_with_one_sentence_and_status_2(mistakes, folder, name):
 
 
 def test_a_saved_model_is_evaluated_and_continues_its_prompts(folder):
+    # A mesh of what the run split its CPU into, and one of more.
     evaluate = command(
-        "train.evaluate", f"--checkpoint={folder}/rose", f"--json={folder}/figures.json"
+        *("train.evaluate", f"--checkpoint={folder}/rose", f"--json={folder}/figures.json"),
+        "--mesh=fsdp=2",
+        forced=False,
     )
     sample = command(
         *("train.sample", f"--checkpoint={folder}/rose", f"--json={folder}/samples.json"),
         *("--tokens=7", "--temperature=0", "--prompt=is a", r"--prompt=\[red] "),
+        *("--mesh=heads=4", "--host_devices=4"),
+        forced=False,
     )
     said, complaint = evaluate.communicate(timeout=200)
     assert evaluate.returncode == 0, complaint
@@ -146,6 +156,14 @@ def test_a_saved_model_is_evaluated_and_continues_its_prompts(folder):
     samples = json.loads((folder / "samples.json").read_text())["samples"]
     assert [s["prompt"] for s in samples] == ["is a", "\\[red] "]
     assert all(s["prompt"] + s["text"] in said for s in samples)
+
+
+def test_commands_on_a_checkpoint_explain_the_same_flags():
+    helps = [command(module, "--help") for module in ("train.evaluate", "train.sample")]
+    said = [helped.communicate(timeout=120)[0] for helped in helps]
+    for flag in ("checkpoint", "json", "mesh", "host_devices"):
+        lines = [re.findall(rf"^ *--{flag}: (.*)", text, re.MULTILINE) for text in said]
+        assert lines[0] == lines[1] != []
 
 
 def test_a_run_whose_reader_goes_away_goes_on_and_saves(folder):

@@ -14,7 +14,7 @@ from tests.train import tiny
 from text import grammar, tokenizers
 from train.batches import open_sources
 from train.determined import determined_accuracy
-from train.evaluate import evaluate
+from train.held_out import evaluate
 
 WORDS = tokenizers.word_tokenizer(grammar.vocabulary())
 

@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from configs.errors import UserError
-from model import saved
+from model import manifest, saving
 from tests.train import tiny
 from train import loop
 from train.loop import train
@@ -75,12 +75,12 @@ def test_what_is_not_finite_ends_the_run_and_is_not_saved(
     tmp_path, monkeypatch, step, change, sentence, kept
 ):
     # A slow disk: the save of the step before is still on its way when the run fails.
-    write = saved._write_manifest
-    monkeypatch.setattr(saved, "_write_manifest", lambda path: (time.sleep(0.3), write(path)))
+    write = saving.write_manifest
+    monkeypatch.setattr(saving, "write_manifest", lambda path: (time.sleep(0.3), write(path)))
     altered(monkeypatch, step, change)
     with pytest.raises(UserError, match=sentence):
         train(tiny.config(FIELDS), tmp_path, QUIET)
-    assert saved.whole_steps(tmp_path) == kept
+    assert manifest.whole_steps(tmp_path) == kept
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == list(range(1, step + 1))
 
@@ -98,7 +98,7 @@ def test_a_signal_during_an_evaluation_stops_the_run_with_its_state_saved(tmp_pa
     outcome = train(tiny.config(fields), tmp_path, Console(file=said, width=200))
     assert (outcome.step, outcome.signal) == (3, signal.SIGTERM)
     assert "saved at step 3" in said.getvalue()
-    assert saved.whole_steps(tmp_path) == [3]
+    assert manifest.whole_steps(tmp_path) == [3]
 
 
 def test_a_signal_during_the_last_evaluation_is_told_though_the_run_is_over(tmp_path, monkeypatch):
@@ -106,7 +106,7 @@ def test_a_signal_during_the_last_evaluation_is_told_though_the_run_is_over(tmp_
     outcome = train(tiny.config(FIELDS), tmp_path, QUIET)
     assert (outcome.step, outcome.signal) == (6, signal.SIGTERM)
     assert outcome.evaluation
-    assert saved.whole_steps(tmp_path) == [4, 6]
+    assert manifest.whole_steps(tmp_path) == [4, 6]
 
 
 def test_a_run_that_its_evaluation_ends_is_saved_and_makes_up_for_it(tmp_path, monkeypatch):
@@ -122,7 +122,7 @@ def test_a_run_that_its_evaluation_ends_is_saved_and_makes_up_for_it(tmp_path, m
             evaluating(patch, fail)
             with pytest.raises(MemoryError):
                 train(tiny.config(fields), tmp_path, QUIET)
-        assert saved.whole_steps(tmp_path)[-1] == ended_at
+        assert manifest.whole_steps(tmp_path)[-1] == ended_at
         outcome = train(tiny.config(fields | {"steps": max(ended_at, 5)}), tmp_path, QUIET)
     expected = {row["step"]: row for row in read(whole)}
     found = {row["step"]: row for row in read(tmp_path)}
@@ -145,4 +145,4 @@ def test_a_damaged_step_is_named_when_it_is_passed_over(tmp_path, capsys):
     said = capsys.readouterr().out
     assert "step 6 has files missing or cut off: passed over" in said
     assert "resumed from step 4" in said
-    assert saved.whole_steps(tmp_path) == [4, 6]
+    assert manifest.whole_steps(tmp_path) == [4, 6]

@@ -16,7 +16,8 @@ from rich.console import Console
 
 from configs import induction, resolved
 from configs.errors import UserError
-from model.saved import open_saved, whole_steps
+from model.manifest import whole_steps
+from model.saved import open_saved
 from tests.train import tiny
 from train.loop import train
 from train.metrics import read

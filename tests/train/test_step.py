@@ -11,8 +11,9 @@ from scipy.special import log_softmax, logsumexp
 
 from tests.model import small
 from tests.train import tiny
+from train.batches import Batch
 from train.optimizer import Numbers
-from train.step import Batch, gradient, named_arrays
+from train.step import gradient, named_arrays
 
 
 def quick(function, **kwargs):

@@ -14,10 +14,10 @@ from ml_collections import ConfigDict
 from configs import base
 from model.axes import ShardingRules, make_mesh
 from model.config import ModelConfig
-from train.batches import open_sources, place
+from train.batches import Batch, make_batch, open_sources
 from train.loop import resolve
 from train.optimizer import Numbers
-from train.step import Batch, TrainState, init_state, make_optimizer, make_step, named_arrays
+from train.step import TrainState, init_state, make_optimizer, make_step, named_arrays
 
 # What is compiled here is small; optimising it takes longer than running it.
 QUICK = {"xla_backend_optimization_level": 0}
@@ -87,7 +87,7 @@ class Stepper:
         slots, size = self.config.steps_per_call, self.config.batch_size
         steps = start + np.arange(slots)[:, None]
         rows = steps * size + np.arange(size)
-        return place(self.source.training, rows, self.mesh, ShardingRules())
+        return make_batch(self.source.training, rows, self.mesh, ShardingRules())
 
     def call(
         self,
