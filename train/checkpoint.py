@@ -229,7 +229,8 @@ def check_workdir(workdir: Path, config: ConfigDict) -> dict[str, tuple]:
     if unsafe:
         listed = ", ".join(f"{n}: {old!r} -> {new!r}" for n, (old, new) in unsafe.items())
         raise UserError(
-            f"--workdir={workdir} holds a run of another config ({listed}); "
-            "restore these fields or name another workdir."
+            f"--workdir={workdir} holds a run of another config ({listed}); restore these fields, "
+            "or name another workdir, to begin from its parameters with "
+            f"checkpoint.restore_from={workdir}."
         )
     return changes
