@@ -2,7 +2,6 @@
 
 import os
 import re
-import signal
 import sys
 import traceback
 import warnings
@@ -13,7 +12,7 @@ from typing import NoReturn
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from configs import base
+from configs import base, keyboard
 from configs.errors import UserError, nearest
 from configs.resolved import fields, values
 
@@ -76,6 +75,7 @@ def run(
         try:
             rest = flags.FLAGS(argv)
         except Exception as error:  # a config file may raise anything
+            _check_output(error)
             _fail(_flag_mistake(error))
         finally:
             logger.removeFilter(_silent)
@@ -89,19 +89,42 @@ def run(
             main(*argv[1:])
         except UserError as error:
             _fail(str(error))
-        except KeyboardInterrupt:
-            print("stopped by the keyboard", file=sys.stderr)
-            sys.exit(128 + signal.SIGINT)
-        except BrokenPipeError:
-            # Python flushes stdout once more at exit, and would complain again.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(1)
+        except OSError as error:
+            _check_output(error)
+            raise
 
+    keyboard.end_at_once()
     # absl prints a warning of its own for placeholders that a config file leaves at None.
     warnings.filterwarnings("ignore", module="ml_collections")
     define_flags()
     logging.set_verbosity(logging.WARNING)  # libraries narrate their every save
-    app.run(guarded, flags_parser=parse)
+    try:
+        app.run(guarded, flags_parser=parse)
+    finally:
+        _flush()
+
+
+def silence() -> None:
+    """Sends standard output nowhere; Python flushes it at exit and would complain again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _check_output(error: Exception) -> None:
+    """Ends the command if standard output is what failed: then it fails again."""
+    if isinstance(error, OSError) and error.errno is not None and error.filename is None:
+        _flush("\n")
+
+
+def _flush(text: str = "") -> None:
+    """Writes out what was printed; ends the command where that cannot be done."""
+    try:
+        print(end=text, flush=True)
+    except BrokenPipeError:
+        silence()
+        sys.exit(1)
+    except OSError as error:
+        silence()
+        _fail(f"standard output cannot be written ({error.strerror}); free space or redirect it.")
 
 
 def _silent(record: object) -> bool:
@@ -160,7 +183,7 @@ def _load_mistake(path: str, error: BaseException) -> str:
     root = chain[-1]
     if isinstance(root, UserError):
         return str(root)
-    if not Path(file).is_file():
+    if not os.path.isfile(file):  # which Path would raise for a name too long
         return f"the config {file!r} is not a file; name one such as configs/toy.py."
     text = root.msg if isinstance(root, SyntaxError) else str(root)
     if isinstance(root, TypeError) and text.startswith("get_config() "):
@@ -176,7 +199,7 @@ def _load_mistake(path: str, error: BaseException) -> str:
         for frame in traceback.extract_tb(link.__traceback__)
         if Path(frame.filename).resolve() == Path(file).resolve()
     ]
-    if isinstance(root, SyntaxError) and not lines:
+    if isinstance(root, SyntaxError) and not lines and root.lineno:
         lines = [root.lineno]
     where = f" in line {lines[-1]}" if lines else ""
     return f"the config {file!r} fails{where} ({reason}); put that right."

@@ -3,6 +3,33 @@
 import os
 from pathlib import Path
 
+from configs.errors import UserError, first_line
+
+
+def folder(name: str, field: str) -> Path:
+    """Returns the absolute path of a folder that may yet have to be made; ~ is the user's home.
+
+    Args:
+      name: as it was given.
+      field: what gave it, for errors.
+
+    Raises:
+      UserError: no folder of this machine can have that name, or it may not be looked at.
+    """
+    if "://" in name:
+        raise UserError(
+            f"{field}={name} is not a folder of this machine; name one, such as a mounted disk."
+        )
+    try:
+        path = Path(name).expanduser().absolute()
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        pass  # which is found out, and said, by who makes it
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or first_line(error).rstrip(".")
+        raise UserError(f"{field}={name} cannot be used ({reason}); name another.") from error
+    return path
+
 
 def user_cache() -> Path:
     """Returns the folder of this project's caches.

@@ -20,7 +20,7 @@ def get_config(layers: str = "2") -> ConfigDict:
     Raises:
       UserError: the argument is no number of layers.
     """
-    if not layers.isdigit() or int(layers) < 1:
+    if not layers.isdecimal() or int(layers) < 1:
         raise UserError(f"configs/induction.py:{layers} needs a number of layers, such as :2.")
     config = base.get_config()
     config.steps = 1000

@@ -8,6 +8,11 @@ its resolved config, so the same command again skips what is finished and goes o
 is not, and a setting that is added later joins what is there.
 """
 
+from configs import keyboard
+
+if __name__ == "__main__":
+    keyboard.end_at_once()  # the imports below take seconds
+
 import importlib.util
 import itertools
 import json
@@ -27,6 +32,7 @@ from rich.table import Table
 from configs import base, command, resolved
 from configs.errors import UserError, nearest
 from configs.figures import write_json
+from configs.folders import folder
 from model.compiled import keep_compiled
 from model.saving import write_text
 from train import metrics
@@ -92,7 +98,8 @@ def trials(
         own = config.copy_and_resolve_references()
         for name, value in setting.items():
             if name not in known:
-                raise UserError(f"get_hyper sets config.{name}, no field{nearest(name, known)}.")
+                near = nearest(str(name), known)
+                raise UserError(f"get_hyper sets config.{name}, no field{near}; name one.")
             section, _, field = name.rpartition(".")
             try:
                 setattr(own[section] if section else own, field, value)
@@ -249,11 +256,12 @@ def main() -> None:
         raise UserError("--workdir is missing; name a folder for the sweep, say runs/sweep.")
     path = config_flags.get_config_filename(flags.FLAGS["config"]).split(":")[0]
     console = SteadyConsole()
-    workdir = Path(flags.FLAGS.workdir).expanduser().absolute()
+    workdir = folder(flags.FLAGS.workdir, "--workdir")
     rows = sweep(config, settings_of(path), workdir, console)
     Console(width=None if console.is_terminal else 140).print(render(rows))
     if flags.FLAGS.json:
         write_json(flags.FLAGS.json, dict(runs=rows))
+    console.check()
     for row in rows:
         if row["status"] == "stopped":
             sys.exit(128 + row["signal"])

@@ -19,6 +19,11 @@ and ``gcloud compute tpus tpu-vm`` (scp, ssh); the runtime images of the page "T
 versions" of the Cloud TPU documentation.
 """
 
+from configs import keyboard
+
+if __name__ == "__main__":
+    keyboard.end_at_once()  # the imports below take seconds
+
 import re
 import shlex
 import shutil
@@ -95,6 +100,19 @@ def check_name(name: str) -> None:
         )
 
 
+def check_project(project: str) -> None:
+    """Checks a project against Google Cloud's rule: an id, after a domain for some, or a number.
+
+    Raises:
+      UserError: it is against the rule.
+    """
+    if not re.fullmatch(r"([a-z0-9][a-z0-9.-]*:)?[a-z][-a-z0-9]{4,28}[a-z0-9]|[0-9]+", project):
+        raise UserError(
+            f"--project={project} is no project id; take 6 to 30 lower-case letters, digits and "
+            "hyphens, a letter first and no hyphen last."
+        )
+
+
 def check_zone(zone: str) -> None:
     """Checks the form of a zone.
 
@@ -157,6 +175,10 @@ def create_command(
         raise UserError(f"--topology={topology} is no topology; they look like 2x4 or 2x2x4.")
     if valid_until and not re.fullmatch(r"(\d+[smhd])+", valid_until):
         raise UserError(f"--valid_until={valid_until} is no duration; they look like 6h or 1d12h.")
+    if version and not re.fullmatch(r"[a-z0-9][a-z0-9._-]*", version):
+        raise UserError(
+            f"--version={version} is no runtime image; they look like {RUNTIME_VERSIONS[family]}."
+        )
     if topology:
         shape = [f"--type={family}", f"--topology={topology}"]
     else:
@@ -229,6 +251,8 @@ def run_commands(
 def _place(name: str, zone: str, project: str) -> list[str]:
     check_name(name)
     check_zone(zone)
+    if project:
+        check_project(project)
     return [f"--zone={zone}", *([f"--project={project}"] if project else [])]
 
 

@@ -3,6 +3,11 @@
 ``python -m model.tally --config=configs/gpt3.py:175b`` prints it without making an array.
 """
 
+from configs import keyboard
+
+if __name__ == "__main__":
+    keyboard.end_at_once()  # the imports below take seconds
+
 import dataclasses
 import math
 from collections.abc import Sequence

@@ -28,6 +28,11 @@ the number of texts asked for nor on the platform or any library's random number
 ``python -m text.grammar --count=5 --seed=0 --split=validation --explain`` prints some.
 """
 
+from configs import keyboard
+
+if __name__ == "__main__":
+    keyboard.end_at_once()  # the imports below take seconds
+
 import hashlib
 from typing import Literal, NamedTuple, get_args
 

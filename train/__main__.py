@@ -3,13 +3,18 @@
 The same command again goes on where the run stopped.
 """
 
+from configs import keyboard
+
+if __name__ == "__main__":
+    keyboard.end_at_once()  # the imports below take seconds
+
 import sys
-from pathlib import Path
 
 from absl import flags
 
 from configs import command
 from configs.errors import UserError
+from configs.folders import folder
 from model.compiled import keep_compiled
 from train.loop import train
 from train.progress import SteadyConsole
@@ -25,13 +30,9 @@ def main() -> None:
     keep_compiled()
     if not flags.FLAGS.workdir:
         raise UserError("--workdir is missing; name the run's folder, for example runs/toy.")
-    if "://" in flags.FLAGS.workdir:
-        raise UserError(
-            f"--workdir={flags.FLAGS.workdir} is not a folder of this machine; name one, such as "
-            "a mounted disk."
-        )
-    workdir = Path(flags.FLAGS.workdir).expanduser().absolute()
-    outcome = train(command.config(), workdir, SteadyConsole())
+    console = SteadyConsole()
+    outcome = train(command.config(), folder(flags.FLAGS.workdir, "--workdir"), console)
+    console.check()
     if outcome.signal is not None:
         sys.exit(128 + outcome.signal)
 

@@ -3,6 +3,11 @@
 ``python -m train.evaluate --checkpoint=runs/toy``
 """
 
+from configs import keyboard
+
+if __name__ == "__main__":
+    keyboard.end_at_once()  # the imports below take seconds
+
 import jax
 from absl import flags
 from rich import box

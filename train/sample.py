@@ -3,6 +3,11 @@
 ``python -m train.sample --checkpoint=runs/toy --prompt="the mole"``
 """
 
+from configs import keyboard
+
+if __name__ == "__main__":
+    keyboard.end_at_once()  # the imports below take seconds
+
 import dataclasses
 from collections.abc import Sequence
 
@@ -78,7 +83,7 @@ def _prompts(default: Sequence[str]) -> list[str]:
     prompts = list(flags.FLAGS.prompt)
     if flags.FLAGS.prompts:
         try:
-            with open(flags.FLAGS.prompts, encoding="utf-8") as file:
+            with open(flags.FLAGS.prompts, encoding="utf-8-sig") as file:
                 lines = [line.rstrip("\n") for line in file]
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(

@@ -1,5 +1,6 @@
 """Commands as a person starts them: exit statuses and sentences."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -56,6 +57,7 @@ FILES = {
     "nothing.py": "def get_config():\n    pass\n",
     "number.py": "def get_config():\n    return 3\n",
     "empty.py": "",
+    "binary.py": "\0\0",
 }
 
 
@@ -216,6 +218,8 @@ def test_mistakes(folder: Path, arguments: tuple[str, ...], said: str):
         ("argument.py", "write --config=argument.py:ARGUMENT"),
         ("ill_typed.py", "line 5"),
         ("no_file.py", "line 2 (FileNotFoundError"),
+        ("binary.py", "the config 'binary.py' fails (SyntaxError: source code string"),
+        ("a" * 300, "is not a file"),
     ],
 )
 def test_mistakes_in_other_words(folder: Path, config: str, named: str):
@@ -247,6 +251,23 @@ def test_verb(folder: Path):
 )
 def test_verb_mistakes(folder: Path, arguments: tuple[str, ...], said: str):
     assert mistake(folder, "verbs.py", *arguments) == said
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("argument", ["--config=good.py", "--help"])
+def test_output_that_cannot_be_written(folder: Path, argument: str, unbuffered: str):
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "plain.py", argument],
+            cwd=folder,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": unbuffered},
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    said = "standard output cannot be written (No space left on device); free space or redirect it."
+    assert (done.returncode, done.stderr) == (2, f"error: {said}\n")
 
 
 @pytest.mark.parametrize("program", ["plain.py", "verbs.py"])

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from configs import base, induction, resolved
+from configs import toy as toy_config
 from configs.errors import UserError
 from launch.sweep import Hyper, render, settings_of, sweep, trials
 from train.loop import Outcome
@@ -81,6 +82,7 @@ def test_equal_settings_are_one_run():
         ({"seeed": 1}, "config.seeed.*did you mean 'seed'"),
         ({"model.num_head": 1}, "config.model.num_head.*did you mean 'model.num_heads'"),
         ({"model": 1}, r"config\.model\b"),
+        ({1: 2}, r"config\.1, no field"),
         ({"seed": "one"}, "config.seed.*'one'"),
         ({"optim.clip": "x"}, "config.optim.clip.*'x'"),
     ],
@@ -189,7 +191,11 @@ def test_the_table_has_the_best_run_first_and_failures_last(tmp_path):
 def test_settings_come_from_the_config_s_file(tmp_path):
     found = settings_of(str(ROOT / "configs" / "sweeps" / "toy.py"))
     assert len(found) == 4
-    assert all(setting.keys() == {"optim.learning_rate", "seed"} for setting in found)
+    # The toy's matrices go by Muon's rate, and its own setting is one of those swept.
+    toy = toy_config.get_config()
+    rates = [(s["optim.muon_learning_rate"], s["optim.learning_rate"], s["seed"]) for s in found]
+    assert len({muon for muon, _, _ in rates}) == 2
+    assert (toy.optim.muon_learning_rate, toy.optim.learning_rate, toy.seed) in rates
     (tmp_path / "none.py").write_text("")
     with pytest.raises(UserError, match="has no get_hyper"):
         settings_of(str(tmp_path / "none.py"))

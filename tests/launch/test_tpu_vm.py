@@ -61,12 +61,17 @@ def test_topology_replaces_the_size():
     assert not any(argument.startswith("--accelerator-type") for argument in argv)
 
 
+@pytest.mark.parametrize("project", ["my-project-2", "example.com:my-project", "123456789012"])
+def test_projects(project):
+    assert f"--project={project}" in tpu_vm.delete_command("heads", "us-west4-a", project)
+
+
 def test_delete():
-    assert tpu_vm.delete_command("heads", "us-west4-a", "p")[4:] == [
+    assert tpu_vm.delete_command("heads", "us-west4-a", "my-project")[4:] == [
         "delete",
         "heads",
         "--zone=us-west4-a",
-        "--project=p",
+        "--project=my-project",
         "--force",
         "--quiet",
     ]
@@ -94,7 +99,12 @@ def test_mistakes(arguments: tuple[str, str, str], said: str):
 
 @pytest.mark.parametrize(
     ("options", "said"),
-    [({"topology": "8"}, "2x2x4"), ({"valid_until": "soon"}, "1d12h")],
+    [
+        ({"topology": "8"}, "2x2x4"),
+        ({"valid_until": "soon"}, "1d12h"),
+        ({"project": "--evil"}, "--project=--evil is no project id"),
+        ({"version": "a b"}, "--version=a b is no runtime image; they look like tpu-ubuntu2204"),
+    ],
 )
 def test_mistakes_in_options(options: dict[str, str], said: str):
     with pytest.raises(UserError, match=said):
@@ -103,10 +113,10 @@ def test_mistakes_in_options(options: dict[str, str], said: str):
 
 def test_run_copies_installs_and_starts():
     pack, copy, install, start = tpu_vm.run_commands(
-        "heads", "us-west4-a", "python -m train --x='a b'", "/tmp/code.tar.gz", project="p"
+        "heads", "us-west4-a", "python -m train --x='a b'", "/tmp/code.tar.gz", project="my-project"
     )
     assert pack[0] == "tar"
-    everywhere = ["--zone=us-west4-a", "--project=p", "--worker=all"]
+    everywhere = ["--zone=us-west4-a", "--project=my-project", "--worker=all"]
     tpu = ["gcloud", "compute", "tpus", "tpu-vm"]
     assert copy == [*tpu, "scp", "/tmp/code.tar.gz", "heads:manyheads.tar.gz", *everywhere]
     assert install[:-1] == [*tpu, "ssh", "heads", *everywhere]

@@ -1,0 +1,29 @@
+"""Ctrl-C: whenever it comes, a command ends with one sentence and exit status 130.
+
+Nothing is raised, which a library could catch or lose: the process ends where it stands. Whatever
+is saved is saved whole or not at all, and while a run trains, ``train.interrupt`` takes the signal.
+
+A command begins so, before the imports that take seconds; imported as a module it does not::
+
+    from configs import keyboard
+
+    if __name__ == "__main__":
+        keyboard.end_at_once()
+"""
+
+import os
+import signal
+from types import FrameType
+from typing import NoReturn
+
+
+def end_at_once() -> None:
+    """From here on Ctrl-C ends the process, unless a shell has it ignored, as in the background."""
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, _end)
+
+
+def _end(number: int, frame: FrameType | None) -> NoReturn:
+    del frame
+    os.write(2, b"stopped by the keyboard\n")
+    os._exit(128 + number)

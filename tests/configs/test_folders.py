@@ -1,0 +1,30 @@
+"""Names of folders that a command is given."""
+
+from pathlib import Path
+
+import pytest
+
+from configs.errors import UserError
+from configs.folders import folder
+
+
+def test_a_folder_need_not_exist(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert folder("~/runs", "--workdir") == folder("runs", "--workdir") == tmp_path / "runs"
+    (tmp_path / "file").touch()
+    assert folder("file/run", "--workdir") == Path(tmp_path / "file" / "run")
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("a" * 300, "File name too long"),
+        ("~nobody-of-this-name/run", "home directory"),
+        ("a\0b", "null byte"),
+        ("gs://bucket/run", "is not a folder of this machine"),
+    ],
+)
+def test_a_name_that_no_folder_can_have_is_refused(name, reason):
+    with pytest.raises(UserError, match=f"--workdir={name}.*{reason}"):
+        folder(name, "--workdir")
