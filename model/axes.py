@@ -13,6 +13,7 @@ from configs.errors import UserError
 from model.config import ModelConfig
 
 MESH_AXES = ("data", "fsdp", "heads", "context")
+MOST_HOST_DEVICES = 2048  # each is several threads
 
 Axes = tuple[str | None, ...]
 MeshAxes = tuple[str, ...]
@@ -75,12 +76,14 @@ def split_host(count: int | None) -> None:
       count: ``config.host_devices``; None leaves the CPU as it is.
 
     Raises:
-      UserError: it is below 1, or jax has begun with another number.
+      UserError: it is below 1 or too many, or jax has begun with another number.
     """
     if count is None:
         return
-    if count < 1:
-        raise UserError(f"config.host_devices = {count} must be at least 1.")
+    if not 1 <= count <= MOST_HOST_DEVICES:
+        raise UserError(
+            f"config.host_devices = {count} must be at least 1 and at most {MOST_HOST_DEVICES:,}."
+        )
     # A second step in flight takes a thread that a collective of the first waits for.
     os.environ.setdefault("NPROC", str(max(4 * count, os.cpu_count() or 1)))
     try:

@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 
 from configs import resolved
 from configs.errors import UserError, first_line
+from configs.folders import folder
 from model.axes import ShardingRules
 from model.config import ModelConfig
 from model.manifest import CONFIG, MODEL, STATE, STEPS, TOKENIZER, is_whole, whole_steps
@@ -135,7 +136,7 @@ def open_saved(checkpoint: str | os.PathLike[str], field: str = "--checkpoint") 
     Raises:
       UserError: there is no such folder, or nothing whole in it.
     """
-    path = Path(checkpoint).expanduser().absolute()
+    path = folder(os.fspath(checkpoint), field)
     if not path.is_dir():
         raise UserError(f"{field}={checkpoint} is no folder; name a run, a step or a model.")
     if not is_whole(path):

@@ -73,13 +73,22 @@ def delete(path: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a text file whole or not at all."""
+    """Writes a text file whole or not at all.
+
+    Raises:
+      UserError: it cannot be written.
+    """
     part = path.with_name(path.name + ".part")
-    with open(part, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
+    try:
+        with open(part, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be written ({error.strerror}); free space, or name another folder."
+        ) from error
 
 
 def write_manifest(path: Path) -> None:

@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Int, Int64
 
 from configs.errors import UserError
-from configs.folders import user_cache
+from configs.folders import folder, user_cache
 from text import grammar, tokenizers
 from text.sources import Splits, read_documents, read_splits
 from text.tokenizers import Tokenizer
@@ -105,7 +105,7 @@ def prepare(data: Any, cache_dir: str | None = None) -> Prepared:
 
 def _root(cache_dir: str) -> Path:
     if cache_dir:
-        return Path(cache_dir).expanduser()
+        return folder(cache_dir, "data.cache_dir")
     return user_cache()
 
 

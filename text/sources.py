@@ -91,6 +91,8 @@ def _grammar_splits(data: Any) -> Splits:
             raise UserError(
                 f"data.{name}: {getattr(data, name)} documents make no split; use 1 or more."
             )
+    if data.grammar_seed < 0:
+        raise UserError(f"data.grammar_seed: {data.grammar_seed} is no seed; use 0 or more.")
     return Splits(
         grammar.documents(data.documents, data.grammar_seed, "train"),
         grammar.documents(data.validation_documents, data.grammar_seed, "validation"),
@@ -139,26 +141,25 @@ def _hold_out_tail(documents: list[str], fraction: float) -> Splits:
 
 def _paths(path: str) -> list[Path]:
     """The files that a path, a glob, or a comma-separated list of them names."""
-    if not path or not path.strip():
+    # os.path asks for names too long for a file without raising; a list may well be one.
+    whole = os.path.isfile(os.path.expanduser(path))
+    parts = [path] if whole else [part.strip() for part in path.split(",") if part.strip()]
+    if not parts:
         raise UserError("data.path: it is empty; give a text file, a glob or a list of them.")
-    whole = Path(path).expanduser()
-    parts = [path] if whole.is_file() else [part.strip() for part in path.split(",")]
     found: list[Path] = []
-    for part in filter(None, parts):
+    for part in parts:
         name = os.path.expanduser(part)
-        if Path(name).is_dir():
+        if os.path.isdir(name):
             raise UserError(
                 f"data.path: {part!r} is a folder; name its files, as in "
                 f"{os.path.join(part, '*.txt')!r}."
             )
-        if Path(name).is_file():
+        if os.path.isfile(name):
             found.append(Path(name))
             continue
         if not glob.has_magic(name):
             raise UserError(f"data.path: there is no file {part!r}; give the path of a text file.")
-        matches = sorted(
-            match for match in glob.glob(name, recursive=True) if Path(match).is_file()
-        )
+        matches = sorted(filter(os.path.isfile, glob.glob(name, recursive=True)))
         if not matches:
             raise UserError(f"data.path: no file matches {part!r}; check the folder and pattern.")
         found.extend(map(Path, matches))
@@ -167,8 +168,8 @@ def _paths(path: str) -> list[Path]:
 
 def _read_file(path: Path) -> str:
     try:
-        # Bytes, so that line ends stay as they are.
-        text = path.read_bytes().decode("utf-8")
+        # Bytes, so that line ends stay as they are; a byte-order mark is none of the text.
+        text = path.read_bytes().decode("utf-8-sig")
     except OSError as error:
         raise UserError(
             f"data.path: {str(path)!r} cannot be read ({error.strerror}); check its permissions."

@@ -37,6 +37,8 @@ TRAINED = ("word", "char", "byte", "bpe")
 
 _END_TOKENS = (END, "<|endoftext|>", "</s>")
 _BYTES = 256
+# The library makes room for all tokens before it counts pairs.
+_MOST = 1 << 24
 # Encodings of the library take about 100 bytes a token; long texts go in pieces of this size
 # where that changes nothing.
 _PIECE = 1 << 20
@@ -234,7 +236,7 @@ def train(kind: str, texts: Iterable[str], vocab_size: int | None = None) -> Tok
         few distinct pairs may give fewer. Ignored for the other kinds.
 
     Raises:
-      UserError: an unknown kind, no text at all, or a "bpe" vocabulary below 257.
+      UserError: an unknown kind, no text at all, or a "bpe" vocabulary below 257 or too large.
     """
     if kind == "byte":
         return _finish("byte", _byte_tokenizer(), True)
@@ -243,6 +245,11 @@ def train(kind: str, texts: Iterable[str], vocab_size: int | None = None) -> Tok
             raise UserError(
                 f"data.tokenizer_vocab_size: {vocab_size} is too few for byte-level BPE; give "
                 f"at least {_BYTES + 1}, the bytes and {END!r}."
+            )
+        if vocab_size > _MOST:
+            raise UserError(
+                f"data.tokenizer_vocab_size: {vocab_size} is too many for byte-level BPE; give at "
+                f"most {_MOST:,}."
             )
         return _finish("bpe", _bpe_tokenizer(texts, vocab_size - 1), True)
     if kind == "word":
@@ -290,7 +297,7 @@ def load(path: str | os.PathLike[str]) -> Tokenizer:
       UserError: the file is missing or is no tokenizer.json.
     """
     try:
-        text = Path(path).expanduser().read_text(encoding="utf-8")
+        text = Path(os.path.expanduser(path)).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8"
         name = os.fspath(path)

@@ -25,6 +25,7 @@ from train.calls import Calls
 from train.checkpoint import Checkpoints, check_corpus, check_workdir, start_from
 from train.held_out import evaluate
 from train.interrupt import Interrupt
+from train.memory import check_memory
 from train.metrics import Metrics, read
 from train.optimizer import Numbers, Optimizer
 from train.progress import RunProgress, clock
@@ -72,6 +73,7 @@ def train(config: ConfigDict, workdir: Path, console: Console | None = None) -> 
     numbers = Numbers.of(config)
     mesh = make_mesh(config.mesh.to_dict())
     check_mesh(mesh, model_config, config.batch_size // config.optim.accumulate, config.length)
+    check_memory(config, model_config, mesh)
     changes = check_workdir(workdir, config)
     check_corpus(workdir, sources.digest)
     with jax.set_mesh(mesh):

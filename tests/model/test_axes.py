@@ -104,7 +104,7 @@ split_host(3)
 mesh = make_mesh(dict(data=3, fsdp=1, heads=1, context=1))
 print(len(jax.devices()), mesh.size)
 split_host(3)
-for count in (0, 2):
+for count in (0, 100000, 2):
     try:
         split_host(count)
     except UserError as error:
@@ -127,7 +127,8 @@ def test_a_host_is_split_into_devices_before_jax_begins():
     )
     assert run.stdout.splitlines() == [
         "3 3",
-        "config.host_devices = 0 must be at least 1.",
+        "config.host_devices = 0 must be at least 1 and at most 2,048.",
+        "config.host_devices = 100000 must be at least 1 and at most 2,048.",
         "config.host_devices = 2 comes too late: jax has begun with 3; "
         "set it in the config of a new process.",
         "cpu",

@@ -228,11 +228,19 @@ def test_cache_folder_of_the_user(folder: Path, monkeypatch: pytest.MonkeyPatch)
     assert list((folder / "other").glob("*/manifest.json"))
 
 
-def test_lists_of_paths_keep_their_order(folder: Path) -> None:
+def test_a_byte_order_mark_is_no_character_of_the_text(folder: Path) -> None:
+    (folder / "marked.md").write_text("one", encoding="utf-8-sig")
+    assert sources.read_documents(settings(folder, path=f"{folder}/marked.md")) == ["one"]
+
+
+def test_lists_of_paths_keep_their_order(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = f"{folder}/03.txt, {folder}/0[12].txt,{folder}/03.txt"
     assert sources.read_documents(settings(folder, path=path)) == [TEXTS[3], TEXTS[1], TEXTS[2]]
     (folder / "a, b.txt").write_text("commas")
     assert sources.read_documents(settings(folder, path=f"{folder}/a, b.txt")) == ["commas"]
+    # A list longer than any file's name.
+    monkeypatch.chdir(folder)
+    assert sources.read_documents(settings(folder, path="03.txt," * 50)) == [TEXTS[3]]
 
 
 def test_mistakes_are_told_in_one_sentence(folder: Path) -> None:
@@ -243,6 +251,8 @@ def test_mistakes_are_told_in_one_sentence(folder: Path) -> None:
     for changes, message in [
         (dict(source="file"), "data.source: .*'file'.*did you mean 'files'"),
         (dict(path=""), "data.path: it is empty"),
+        (dict(path=" , "), "data.path: it is empty"),
+        (dict(path="a" * 300), "data.path: there is no file 'aaa"),
         (dict(path=f"{folder}/none.txt"), "data.path: there is no file .*none.txt"),
         (dict(path=f"{folder}/*.none"), r"data.path: no file matches .*\*.none"),
         (dict(path=str(folder)), "data.path: .* is a folder"),
@@ -258,8 +268,10 @@ def test_mistakes_are_told_in_one_sentence(folder: Path) -> None:
         (dict(tokenizer="word"), "outside the vocabulary"),
         (dict(tokenizer="bpe", tokenizer_vocab_size=9), "data.tokenizer_vocab_size: 9 "),
         (dict(cache_dir=f"{folder}/00.txt/cache"), "data.cache_dir: .*cannot be written"),
+        (dict(cache_dir="a" * 300), "data.cache_dir=a.*File name too long"),
         (dict(source="grammar", documents=0), "data.documents: 0"),
         (dict(source="grammar", validation_documents=0), "data.validation_documents: 0"),
+        (dict(source="grammar", grammar_seed=-1), "data.grammar_seed: -1"),
     ]:
         with pytest.raises(UserError, match=message) as caught:
             corpora.prepare(settings(folder, **changes))

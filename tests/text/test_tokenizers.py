@@ -174,6 +174,10 @@ def test_mistakes_are_told_in_one_sentence(tmp_path) -> None:
         (lambda: tokenizers.train("char", []), "corpus is empty"),
         (lambda: tokenizers.train("word", ["  "]), "corpus is empty"),
         (lambda: tokenizers.train("bpe", ["a"], 256), "data.tokenizer_vocab_size: 256 .* 257"),
+        (
+            lambda: tokenizers.train("bpe", ["a"], 10**20),
+            "10{20} is too many .* at most 16,777,216",
+        ),
         (lambda: tokenizers.train("bpe", ["a"]), "data.tokenizer_vocab_size"),
         (lambda: tokenizers.load(tmp_path / "none.json"), "none.json.* cannot be read"),
         (lambda: tokenizers.load(binary), "it is not UTF-8"),

@@ -219,6 +219,9 @@ def test_a_workdir_a_step_and_a_model_open_alike(run, tmp_path):
 def test_what_is_no_checkpoint_is_refused(run, tmp_path):
     with pytest.raises(UserError, match="none is no folder"):
         open_saved(tmp_path / "none")
+    with pytest.raises(UserError, match="File name too long"):
+        open_saved(tmp_path / ("a" * 300))
+    (tmp_path / "checkpoints" / "\N{SUPERSCRIPT TWO}").mkdir(parents=True)
     with pytest.raises(UserError, match="neither a run with a finished save, nor a step"):
         open_saved(tmp_path)
     save(run, tmp_path, [1])

@@ -19,14 +19,14 @@ from train.step import named_arrays
 ROOT = Path(__file__).parents[2]
 
 
-def command(module, *arguments, forced=True):
+def command(module, *arguments, forced=True, stdout=subprocess.PIPE):
     """Starts a command without waiting for it, on eight forced host devices or on one device."""
     ours = () if forced else ("XLA_FLAGS", "NPROC")
     return subprocess.Popen(
         [sys.executable, "-m", module, *arguments],
         cwd=ROOT,
         env={name: value for name, value in os.environ.items() if name not in ours},
-        stdout=subprocess.PIPE,
+        stdout=stdout,
         stderr=subprocess.PIPE,
         text=True,
     )
@@ -94,6 +94,10 @@ MISTAKES = {
     "an unknown word": (
         ("train.sample", "--checkpoint={}/rose", "--prompt=zebra"),
         "the prompt 'zebra' cannot be read: tokens outside the vocabulary: character 'z'",
+    ),
+    "no number": (
+        ("train.sample", "--checkpoint={}/rose", "--mesh=fsdp=\N{SUPERSCRIPT TWO}"),
+        "--mesh=fsdp=\N{SUPERSCRIPT TWO} must be sizes of data, fsdp, heads, context",
     ),
     "no prompts": (
         ("train.sample", "--checkpoint={}/rose", "--prompts=/dev/null"),
@@ -166,15 +170,23 @@ def test_commands_on_a_checkpoint_explain_the_same_flags():
         assert lines[0] == lines[1] != []
 
 
-def test_a_run_whose_reader_goes_away_goes_on_and_saves(folder):
-    run = command(
-        *("train", REPEATS, f"--workdir={folder}/unread", "--config.steps=4"),
-        *("--config.steps_per_call=1", "--config.log.eval_every=1", "--config.log.eval_batches=1"),
+def test_a_run_that_nobody_can_read_goes_on_and_saves(folder):
+    arguments = (
+        *("train", REPEATS, "--config.steps=4", "--config.steps_per_call=1"),
+        *("--config.log.eval_every=1", "--config.log.eval_batches=1"),
         *("--config.log.tensorboard=False", "--config.data.prefetch=1", "--config.mesh.fsdp=1"),
     )
-    run.stdout.readline()
-    run.stdout.close()
-    complaint = run.stderr.read()
-    run.stderr.close()
-    assert run.wait(timeout=200) == 0, complaint
-    assert (folder / "unread" / "checkpoints" / "4" / "manifest.json").exists()
+    unread = command(*arguments, f"--workdir={folder}/unread")
+    with open("/dev/full", "w") as full:
+        lost = command(*arguments, f"--workdir={folder}/lost", stdout=full)
+    unread.stdout.readline()
+    unread.stdout.close()
+    complaint = unread.stderr.read()
+    unread.stderr.close()
+    assert unread.wait(timeout=200) == 0, complaint
+    _, complaint = lost.communicate(timeout=200)
+    assert lost.returncode == 2
+    assert complaint.startswith("error: standard output could not be written (No space left")
+    assert complaint.count("\n") == 1
+    for name in ("unread", "lost"):
+        assert (folder / name / "checkpoints" / "4" / "manifest.json").exists()

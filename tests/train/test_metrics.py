@@ -1,9 +1,11 @@
 """The record of a run."""
 
 import json
+import os
 
 import pytest
 
+from configs.errors import UserError
 from train.metrics import NAME, Metrics, read
 
 
@@ -64,3 +66,32 @@ def test_tensorboard_has_an_event_a_value_a_step(tmp_path):
     metrics.close()
     (events,) = (tmp_path / "tensorboard").iterdir()
     assert events.read_bytes().count(b"loss") == 3
+
+
+def test_an_evaluation_joins_the_row_of_its_step(tmp_path):
+    metrics = Metrics(tmp_path, 0, False)
+    for step, figures in ((1, {"loss": 3.0}), (1, {"eval/loss": 2.5}), (2, {"loss": 2.0})):
+        metrics.write(step, figures)
+    metrics.close()
+    assert read(tmp_path) == [{"step": 1, "loss": 3.0, "eval/loss": 2.5}, {"step": 2, "loss": 2.0}]
+
+
+@pytest.mark.parametrize("name", [NAME, "tensorboard"])
+def test_what_stands_in_the_way_is_named(tmp_path, name):
+    if name == NAME:
+        (tmp_path / name).mkdir()
+    else:
+        (tmp_path / name).touch()
+    with pytest.raises(UserError, match=rf"/{name} cannot be written \(.*move what is there away"):
+        Metrics(tmp_path, 0, True)
+
+
+def test_a_full_disk_is_told(tmp_path):
+    metrics = Metrics(tmp_path, 0, False)
+    for device in ("/dev/full", os.devnull):
+        with open(device, "w") as stands_in:
+            os.dup2(stands_in.fileno(), metrics._file.fileno())
+        if device != os.devnull:
+            with pytest.raises(UserError, match="cannot be written .No space left on device"):
+                metrics.write(1, {"loss": 1.0})
+    metrics.close()
