@@ -9,7 +9,7 @@ The argument names the row: 125m 350m 760m 1.3b 2.7b 6.7b 13b 175b. ``data.path`
 
 As in the paper: layers, width, heads, head width, learning rate, 300 billion tokens, a
 warm-up over 375 million, a cosine to a tenth, AdamW with betas 0.9 and 0.95, clip 1.0 and
-weight decay 0.1, layers that are dense and locally banded by turns, documents joined into
+weight decay 0.1, alternating dense and locally banded layers, documents joined into
 one long text.
 
 Otherwise than in the paper:

@@ -148,10 +148,9 @@ def _run(
     console.print(said, highlight=False)
     for name, (old, new) in changes.items():
         console.print(f"config.{name}: {old!r} -> {new!r}", highlight=False, markup=False)
-    over = start >= config.steps
+    over, evaluation = start >= config.steps, _evaluation(workdir, start)
     if over:
         console.print(f"{workdir} already has {start} steps.", highlight=False)
-        evaluation = _evaluation(workdir, start)
         if evaluation:
             return Outcome(start, math.nan, evaluation, None)
     else:
@@ -172,7 +171,7 @@ def _run(
         config.data.prefetch,
     )
     record = Record(config, model_config, metrics, progress, mesh, start)
-    # Pretended CPU devices share a pool of threads: two steps at once can starve their sums.
+    # Forced host devices share a pool of threads: two steps at once can starve their sums.
     in_turn = mesh.size > 1 and mesh.devices.flat[0].platform == "cpu"
     taken, stopped = start, None
 
@@ -191,11 +190,8 @@ def _run(
         contextlib.closing(progress),
         checkpoints,
     ):
-        evaluation = {}
         # A run that ended before the evaluation of its saved step makes up for it.
-        if over or (
-            start and due(config.log.eval_every, start) and not _evaluation(workdir, start)
-        ):
+        if not evaluation and (over or (start and due(config.log.eval_every, start))):
             evaluation = measure(over)
         for call, batch in zip(calls, batches, strict=True):
             state, values = step(state, batch, jnp.int32(len(call)), numbers)

@@ -43,13 +43,19 @@ def interrupted(folder, *arguments):
     return process.returncode, complaint
 
 
-@pytest.mark.parametrize(
-    "module",
-    [
-        *("train", "train.evaluate", "train.sample", "model.tally", "text.grammar"),
-        *("launch.sweep", "launch.tpu_vm"),
-    ],
-)
+COMMANDS = [
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__main__")
+    for room in ("configs", "text", "model", "lens", "train", "launch")
+    for path in sorted((ROOT / room).rglob("*.py"))
+    if "    command.run(main" in path.read_text(encoding="utf-8")
+]
+
+
+def test_all_commands_are_tried():
+    assert {"train", "train.evaluate", "model.tally", "launch.tpu_vm"} < set(COMMANDS)
+
+
+@pytest.mark.parametrize("module", COMMANDS)
 def test_a_command_ends_while_it_imports(tmp_path, module):
     # Each imports absl sooner or later.
     (tmp_path / "absl").mkdir()
