@@ -1,56 +1,45 @@
-"""The attention head, and the interface that every attention variant keeps."""
+"""The attention head, and the three parts that an attention variant may replace one by one."""
 
 import dataclasses
-import importlib
 from typing import Any, Protocol, runtime_checkable
 
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from configs.errors import UserError, nearest
-from model.axes import Axes
-from model.backends.choice import BACKENDS, named
-from model.cache import Layer
+from configs import objects
+from configs.errors import UserError
+from model.axes import KEYS, QUERIES, RESIDUAL, Axes
+from model.backends import choice
 from model.compute import Compute
 from model.config import ModelConfig
+from model.heads import Heads
 from model.masks import Mask
 from model.norms import Norm
 from model.parameter import Declare
+from model.pattern import Pattern
 from model.positions import rotate
-
-QUERIES = ("batch", "heads", "length", None)
-KEYS = ("batch", "kv_heads", "length", None)
-RESIDUAL = ("batch", "length", None)
 
 
 @runtime_checkable
 class Attention(Protocol):
-    """What a block asks of an attention variant.
+    """What a block asks of an attention variant: three functions, with a cache after the first.
 
     A variant is one class, named in ``config.model.attention`` as "module:Class". It declares
     its parameters with ``declare`` and may keep no other state; then sharding, tally,
     optimizer groups, checkpoints and decoding follow from the declarations. Most variants
-    derive from ``Multihead`` and replace ``project`` or ``write``.
+    derive from ``Multihead`` and replace one of its functions.
     """
 
-    def __init__(
-        self, config: ModelConfig, declare: Declare, compute: Compute, window: int | None
-    ) -> None:
-        """Declares the parameters of one layer whose queries see ``window`` keys."""
+    def project(self, x: Float[Array, "B T D"], positions: Int[Array, "B T"]) -> Heads:
+        """Returns queries, keys and values of each normed residual."""
 
-    def __call__(
-        self,
-        x: Float[Array, "B T D"],
-        positions: Int[Array, "B T"],
-        mask: Mask,
-        cache: Layer | None = None,
-    ) -> tuple[Float[Array, "B T D"], Layer | None]:
-        """Returns the summed updates of all heads, and the cache with these tokens in it."""
+    def attend(self, heads: Heads, mask: Mask) -> Float[Array, "B H T R"]:
+        """Returns what each head reads; the mask has the layer's window."""
 
-    def cache_shapes(
-        self, batch: int, length: int
-    ) -> tuple[tuple[int, int, int, int], tuple[int, int, int, int]]:
-        """Returns the shapes (B, G, S, K) of keys and (B, Gv, S, R) of values to remember."""
+    def write(
+        self, x: Float[Array, "B T D"], mixed: Float[Array, "B H T R"]
+    ) -> Float[Array, "B T D"]:
+        """Returns the sum over heads of the updates, given what each head read."""
 
 
 class Multihead(nnx.Module):
@@ -58,38 +47,41 @@ class Multihead(nnx.Module):
 
     For head h on the normed residual x, with g the group of h::
 
-        q = x query[h]    k = x key[g]    v = x value_down[g]
-        update[h] = softmax(mask(q k^T / sqrt(K))) v value_up[h]
+        q = x query[h]    k = x key[g]    v = x value_down[g]          (project)
+        mixed[h] = softmax(mask(q k^T / sqrt(K))) v                    (attend)
+        update = sum over h of mixed[h] value_up[h]                    (write)
 
-    and the layer's update is the sum over heads, which is the collective over the mesh
-    axis ``heads``. With ``value_map="full"`` a head has one matrix value_full[h] [D, D] in
-    place of value_down[g] value_up[h], applied to the mix of residuals that the head read.
+    where the sum is the collective over the mesh axis ``heads``. With ``value_map="full"`` a head
+    has one matrix value_full[h] [D, D] in place of value_down[g] value_up[h], applied to the mix
+    of residuals that the head read.
     """
 
-    def __init__(self, config: ModelConfig, declare: Declare, compute: Compute, window: int | None):
-        """Declares the parameters of one layer whose queries see ``window`` keys."""
+    def __init__(self, config: ModelConfig, declare: Declare, compute: Compute):
+        """Declares the parameters of one layer."""
         d, h, g = config.embed_dim, config.num_heads, config.num_kv_heads
         k, r = config.head_dim, config.value_dim
         self.config = config
         self.compute = compute
-        self.window = window
-        self.query = declare.matrix("query", (d, h, k), ("embed", "heads", "head_dim"), "embed")
-        self.key = declare.matrix("key", (d, g, k), ("embed", "kv_heads", "head_dim"), "embed")
+        self.full = config.value_map == "full"
+
+        def reads(name: str, shape: tuple[int, ...], heads: str, width: str) -> nnx.Param:
+            return declare.matrix(name, shape, ("embed", heads, width), "embed", stacked=heads)
+
+        self.query = reads("query", (d, h, k), "heads", "head_dim")
+        self.key = reads("key", (d, g, k), "kv_heads", "head_dim")
         # Each of 2 L updates adds its share of the residual stream's variance (GPT-2, section 2.3).
         depth = (2 * config.num_layers) ** -0.5
-        self.full = config.value_map == "full"
         if self.full:
-            axes = ("heads", "embed", "update")
+            axes: Axes = ("heads", "embed", "update")
             # The product of the two factors has this scale.
             self.value_full = declare.matrix(
-                "value_full", (h, d, d), axes, "heads embed", gain=depth * 0.4**0.5
+                "value_full", (h, d, d), axes, "heads embed", "heads", gain=depth * 0.4**0.5
             )
         else:
-            axes = ("embed", "kv_heads", "value_dim")
-            self.value_down = declare.matrix("value_down", (d, g, r), axes, "embed")
+            self.value_down = reads("value_down", (d, g, r), "kv_heads", "value_dim")
             axes = ("heads", "value_dim", "embed")
             self.value_up = declare.matrix(
-                "value_up", (h, r, d), axes, "heads value_dim", gain=depth
+                "value_up", (h, r, d), axes, "heads value_dim", "heads", gain=depth
             )
 
         def bias(name: str, shape: tuple[int, ...], axes: Axes, wanted: bool) -> nnx.Param | None:
@@ -110,57 +102,52 @@ class Multihead(nnx.Module):
 
         self.query_norm, self.key_norm = norm("query_norm"), norm("key_norm")
 
-    def __call__(
-        self,
-        x: Float[Array, "B T D"],
-        positions: Int[Array, "B T"],
-        mask: Mask,
-        cache: Layer | None = None,
-    ) -> tuple[Float[Array, "B T D"], Layer | None]:
-        """Returns the summed updates of all heads, and the cache with these tokens in it.
+    def project(self, x: Float[Array, "B T D"], positions: Int[Array, "B T"]) -> Heads:
+        """Returns queries, keys and values of each token.
+
+        With a full value map the values are the residuals themselves, one for all heads.
 
         Args:
           x: the normed residual.
           positions: of each token in its document, for rotary positions.
-          mask: which key a query sees; this layer's window is added.
-          cache: keys and values of the tokens before; ``mask`` then says which of its slots a query
-            sees, and which these tokens take.
         """
-        compute = self.compute
-        q, k, v = self.project(x, positions)
-        if cache is not None:
-            if mask.slot is None:
-                raise ValueError("with a cache, the mask must say which slot the tokens take")
-            slots = ("batch", "kv_heads", None, None)
-            k, v = compute.place(k, slots), compute.place(v, slots)
-            cache = cache.write(k, v, mask.slot)
-            if x.shape[1] == 1:
-                # What is read once is read in the type that it is held in.
-                compute = dataclasses.replace(compute, dtype=cache.key.dtype.name)
-            k, v = (held.astype(compute.dtype) for held in (cache.key, cache.value))
-        given = (q, k, v, mask.within(self.window), self.config.logit_cap, compute)
-        mixed = BACKENDS[named(self.config.attention_backend, *given)](*given)
-        return self.write(x, mixed), cache
-
-    def project(
-        self, x: Float[Array, "B T D"], positions: Int[Array, "B T"]
-    ) -> tuple[Float[Array, "B H T K"], Float[Array, "B G T K"], Float[Array, "B Gv T R"]]:
-        """Returns queries, keys and values of each token.
-
-        With a full value map the values are the residuals themselves, one for all heads.
-        """
-        matrices, biases = [self.query, self.key], [self.query_bias, self.key_bias]
-        if not self.full:
-            matrices.append(self.value_down)
-            biases.append(self.value_bias)
-        given = [bias[...] for bias in biases if bias is not None] or None
-        q, k, *v = self.compute.project(x, matrices, given, (QUERIES, KEYS, KEYS)[: len(matrices)])
+        matrices = [self.query, self.key] + ([] if self.full else [self.value_down])
+        biases = [self.query_bias, self.key_bias, self.value_bias]
+        q, k, *v = self.compute.einsums(
+            "btd,dhk->bhtk",
+            x,
+            matrices,
+            axes=(QUERIES, KEYS, KEYS)[: len(matrices)],
+            biases=[None if b is None else b[...][None, :, None] for b in biases[: len(matrices)]],
+        )
         if self.query_norm is not None and self.key_norm is not None:
             q, k = self.query_norm(q), self.key_norm(k)
         if self.config.positions == "rotary":
             q = rotate(q, positions, self.config.rotary_base)
             k = rotate(k, positions, self.config.rotary_base)
-        return q, k, v[0] if v else x[:, None].astype(q.dtype)
+        return Heads(q, k, v[0] if v else x[:, None].astype(q.dtype))
+
+    def attend(self, heads: Heads, mask: Mask) -> Float[Array, "B H T R"]:
+        """Returns what each head reads, by the backend of the config.
+
+        Args:
+          heads: queries, keys and values.
+          mask: which key a query sees.
+        """
+        return choice.attend(
+            self.config.attention_backend,
+            heads.query,
+            heads.key,
+            heads.value,
+            mask,
+            self.pattern(heads, mask),
+            self.compute,
+        )
+
+    def pattern(self, heads: Heads, mask: Mask) -> Pattern:
+        """Returns how logits become a pattern; a variant adds hooks and sinks here."""
+        del heads, mask
+        return Pattern(cap=self.config.logit_cap)
 
     def write(
         self, x: Float[Array, "B T D"], mixed: Float[Array, "B H T R"]
@@ -178,14 +165,6 @@ class Multihead(nnx.Module):
         bias = None if self.update_bias is None else self.update_bias[...][None, None]
         return self.compute.einsum(subscripts, mixed, matrix, axes=RESIDUAL, bias=bias)
 
-    def cache_shapes(
-        self, batch: int, length: int
-    ) -> tuple[tuple[int, int, int, int], tuple[int, int, int, int]]:
-        """Returns the shapes (B, G, S, K) of keys and (B, Gv, S, R) of values to remember."""
-        c = self.config
-        groups, rank = (1, c.embed_dim) if self.full else (c.num_kv_heads, c.value_dim)
-        return (batch, c.num_kv_heads, length, c.head_dim), (batch, groups, length, rank)
-
 
 def variant(name: str) -> Any:
     """Returns the class of an attention variant, which keeps the interface of ``Attention``.
@@ -198,24 +177,13 @@ def variant(name: str) -> Any:
     """
     if name == "multihead":
         return Multihead
-    module, _, cls = name.partition(":")
-    if not cls:
-        raise UserError(
-            f"model.attention = {name!r} is no variant{nearest(name, ['multihead'])}; "
-            "use 'multihead' or 'module:Class'."
-        )
-    try:
-        found = getattr(importlib.import_module(module), cls)
-    except Exception as error:  # a user's module may raise anything
-        raise UserError(
-            f"model.attention = {name!r} cannot be imported ({type(error).__name__}: {error}); "
-            "name a module on the Python path and a class in it."
-        ) from error
+    found = objects.named(name, "model.attention", ["multihead"])
     if not (isinstance(found, type) and issubclass(found, nnx.Module)):
         raise UserError(f"model.attention = {name!r} is no nnx.Module; derive it from Multihead.")
-    if not (callable(found) and callable(getattr(found, "cache_shapes", None))):
+    missing = [part for part in ("project", "attend", "write") if not hasattr(found, part)]
+    if missing:
         raise UserError(
-            f"model.attention = {name!r} has no __call__ and cache_shapes, as "
+            f"model.attention = {name!r} has no {' and no '.join(missing)}, as "
             "model.attention.Attention describes them; derive it from Multihead."
         )
     return found

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import jax
 import numpy as np
@@ -17,6 +17,13 @@ MOST_HOST_DEVICES = 2048  # each is several threads
 
 Axes = tuple[str | None, ...]
 MeshAxes = tuple[str, ...]
+
+# Logical axes of activations.
+TOKENS: Axes = ("batch", "length")
+RESIDUAL: Axes = ("batch", "length", None)
+QUERIES: Axes = ("batch", "heads", "length", None)
+KEYS: Axes = ("batch", "kv_heads", "length", None)
+WHOLE_KEYS: Axes = ("batch", "kv_heads", None, None)  # of all the sequence, for any query
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +64,17 @@ class ShardingRules:
             fits = shape is None or shape[i] % shards == 0
             parts.append(over if over and fits else None)
         return PartitionSpec(*parts)
+
+
+def spec_of(x: jax.Array) -> PartitionSpec | None:
+    """Returns how an array is split over the mesh that is set; None where ``spec`` gives None."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return None if mesh.empty or mesh.are_all_axes_manual else jax.typeof(x).sharding.spec
+
+
+def mesh_axes(parts: Iterable[str | tuple[str, ...] | None]) -> set[str]:
+    """Returns the mesh axes of some parts of a spec."""
+    return {a for part in parts for a in ((part,) if isinstance(part, str) else part or ())}
 
 
 def platform() -> str:

@@ -4,12 +4,13 @@ import jax
 from flax import nnx
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from model.attention import RESIDUAL, variant
-from model.cache import Layer
+from model.attention import variant
+from model.axes import RESIDUAL
+from model.cache import Layer, remember
 from model.compute import Compute
 from model.config import ModelConfig
 from model.masks import Mask
-from model.mlp import MLP
+from model.mlp import mlp
 from model.norms import Norm
 from model.parameter import Declare
 
@@ -21,15 +22,14 @@ class Block(nnx.Module):
         """Declares one block whose queries see ``window`` keys."""
         self.config = config
         self.compute = compute
+        self.window = window
         width = config.embed_dim
         self.attention_norm = Norm(config, declare.inside("attention_norm"), compute, width)
-        self.attention = variant(config.attention)(
-            config, declare.inside("attention"), compute, window
-        )
+        self.attention = variant(config.attention)(config, declare.inside("attention"), compute)
         has_mlp = config.mlp != "none"
         norms = has_mlp and not config.parallel_blocks
         self.mlp_norm = Norm(config, declare.inside("mlp_norm"), compute, width) if norms else None
-        self.mlp = MLP(config, declare.inside("mlp"), compute) if has_mlp else None
+        self.mlp = mlp(config.mlp)(config, declare.inside("mlp"), compute) if has_mlp else None
 
     def __call__(
         self,
@@ -44,13 +44,17 @@ class Block(nnx.Module):
         Args:
           x: the residual stream.
           positions: of each token in its document.
-          mask: which key a query sees.
-          cache: this layer's, when decoding.
+          mask: which key a query sees; this layer's window is added.
+          cache: this layer's keys and values of the tokens before, when decoding.
           key: of dropout; None does not drop.
         """
         first, second = (None, None) if key is None else jax.random.split(key)
         normed = self.attention_norm(x)
-        update, cache = self.attention(normed, positions, mask, cache)
+        heads = self.attention.project(normed, positions)
+        if cache is not None:
+            heads, cache = remember(cache, heads, mask, self.compute)
+        mixed = self.attention.attend(heads, mask.within(self.window))
+        update = self.attention.write(normed, mixed)
         rate = self.config.dropout
         after = x + self.compute.dropout(update, rate, first, RESIDUAL)
         if self.mlp is None:

@@ -1,39 +1,19 @@
 """The key/value cache: what decoding remembers of the tokens before."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from model.axes import ShardingRules
-from model.masks import NEVER
+from model.axes import WHOLE_KEYS, ShardingRules
+from model.compute import Compute
+from model.heads import Heads
+from model.masks import NEVER, Mask
 
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Layer:
-    """Keys and values of one layer, [B, G, S, K] and [B, Gv, S, R].
-
-    A stack of layers has an axis before those; see also ``Cache.without_row``.
-    """
-
-    key: Float[Array, "*many G S K"]
-    value: Float[Array, "*many Gv S R"]
-
-    def write(
-        self,
-        key: Float[Array, "B G T K"],
-        value: Float[Array, "B Gv T R"],
-        slot: Int[Array, ""],
-    ) -> "Layer":
-        """Returns one layer with the keys and values of new tokens in the slots from ``slot``."""
-
-        def put(slots: Array, new: Array) -> Array:
-            return jax.lax.dynamic_update_slice_in_dim(slots, new.astype(slots.dtype), slot, 2)
-
-        return Layer(put(self.key, key), put(self.value, value))
+# What a layer remembers of each slot: "key" [B, G, S, K], "value" [B, Gv, S, R], and a variant's
+# more. A stack of layers has an axis before those.
+Layer = dict[str, Float[Array, "..."]]
 
 
 @jax.tree_util.register_dataclass
@@ -42,64 +22,67 @@ class Cache:
     """What all layers remember. Rows fill the same slots together, whatever their lengths.
 
     Attributes:
-      place: place in its row of the token in each slot; NEVER where there is none, which no
+      position: in its row of the token in each slot; NEVER where there is none, which no
         query sees.
-      layers: one for each stack of layers, or for each layer of a model that is ready to decode.
+      layers: one for each stack of layers, or for each layer where these are unrolled.
     """
 
-    place: Int[Array, "B S"]
+    position: Int[Array, "B S"]
     layers: list[Layer]
 
     def hold(self, index: Int[Array, "B T"], slot: Int[Array, ""]) -> "Cache":
-        """Returns the cache with the places of new tokens in the slots from ``slot``."""
-        place = jnp.where(index < 0, NEVER, index).astype(self.place.dtype)
-        held = jax.lax.dynamic_update_slice_in_dim(self.place, place, slot, 1)
-        return dataclasses.replace(self, place=held)
-
-    def without_row(self) -> "Cache":
-        """Returns a cache of one row, whose layers stand apart, without the axis of rows.
-
-        So carried through a loop its slots are written in place; XLA's CPU compiler copies them
-        otherwise. Another cache is returned as it is.
-        """
-        lone = self.place.shape[0] == 1 and all(layer.key.ndim == 4 for layer in self.layers)
-        return self._reshaped(lambda x: x[0]) if lone else self
-
-    def with_rows(self) -> "Cache":
-        """Undoes ``without_row``."""
-        lone = all(layer.key.ndim == 3 for layer in self.layers)
-        return self._reshaped(lambda x: x[None]) if lone else self
-
-    def _reshaped(self, reshape: Callable[[Array], Array]) -> "Cache":
-        return dataclasses.replace(self, layers=jax.tree.map(reshape, self.layers))
+        """Returns the cache with the positions of new tokens in the slots from ``slot``."""
+        position = jnp.where(index < 0, NEVER, index).astype(self.position.dtype)
+        held = jax.lax.dynamic_update_slice_in_dim(self.position, position, slot, 1)
+        return dataclasses.replace(self, position=held)
 
 
-def empty_places(batch: int, length: int, rules: ShardingRules) -> Int[Array, "B S"]:
-    """Returns the places of ``length`` empty slots."""
-    shape = (batch, length)
-    return jnp.full(shape, NEVER, jnp.int32, out_sharding=rules.spec(("batch", None), shape))
-
-
-def empty_layer(
-    layers: int | None,
-    shapes: tuple[Sequence[int], Sequence[int]],
-    dtype: str,
-    rules: ShardingRules,
-) -> Layer:
-    """Returns empty slots of a stack of layers, or of one layer.
+def remember(layer: Layer, heads: Heads, mask: Mask, compute: Compute) -> tuple[Heads, Layer]:
+    """Writes what new tokens have to the slots that they take, and returns all slots' with it.
 
     Args:
-      layers: in the stack; None for one layer that is in none.
-      shapes: (B, G, S, K) of keys and (B, Gv, S, R) of values.
-      dtype: of both.
-      rules: place the arrays; the slots are not split.
+      layer: what one layer remembers.
+      heads: of the new tokens.
+      mask: says which slot is the first that they take.
+      compute: splits what is remembered; slots are not split.
+
+    Raises:
+      ValueError: the mask does not say which slot.
     """
-    axes = ("batch", "kv_heads", None, None)
+    slot = mask.slot
+    if slot is None:
+        raise ValueError("with a cache, the mask must say which slot the tokens take")
 
-    def zeros(shape: Sequence[int]) -> Array:
-        if layers is None:
-            return jnp.zeros(shape, dtype, out_sharding=rules.spec(axes, shape))
-        full = (layers, *shape)
-        return jnp.zeros(full, dtype, out_sharding=rules.spec(("layers", *axes), full))
+    def put(slots: Array, new: Array) -> Array:
+        axes = (*WHOLE_KEYS[:3], *(None,) * (new.ndim - 3))
+        new = compute.reshard(new.astype(slots.dtype), axes)
+        return jax.lax.dynamic_update_slice_in_dim(slots, new, slot, 2)
 
-    return Layer(zeros(shapes[0]), zeros(shapes[1]))
+    written = {name: put(layer[name], new) for name, new in heads.remembered.items()}
+    return heads.remembering(written), written
+
+
+def empty_cache(
+    rows: int, length: int, layers: list[dict], kept: dict[str, str], rules: ShardingRules
+) -> Cache:
+    """Returns a cache of empty slots.
+
+    Args:
+      rows: of the batch.
+      length: slots of a row.
+      layers: shapes and types of what each layer, or stack of layers, remembers.
+      kept: types that are held as others.
+      rules: split the arrays over the mesh; the slots are not split.
+    """
+
+    def zeros(x: jax.ShapeDtypeStruct, stacked: int) -> Array:
+        axes = (*("layers",) * stacked, *WHOLE_KEYS[:3])
+        spec = rules.spec((*axes, *(None,) * (len(x.shape) - len(axes))), x.shape)
+        return jnp.zeros(x.shape, kept.get(x.dtype.name, x.dtype), out_sharding=spec)
+
+    shape = (rows, length)
+    position = jnp.full(shape, NEVER, jnp.int32, out_sharding=rules.spec(("batch", None), shape))
+    return Cache(
+        position,
+        [{n: zeros(x, len(own["key"].shape) - 4) for n, x in own.items()} for own in layers],
+    )

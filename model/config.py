@@ -16,7 +16,7 @@ _CHOICES = {
     "norm": ("layernorm", "rmsnorm"),
     "mlp": ("gelu_tanh", "gelu_erf", "swiglu", "none"),
     "remat": ("none", "block", "matmuls"),
-    "dtype": ("float32", "bfloat16", "float16"),
+    "dtype": ("float32", "bfloat16"),
     "param_dtype": ("float32", "bfloat16"),
     "accumulation_dtype": ("float32", "bfloat16"),
 }
@@ -49,7 +49,8 @@ class ModelConfig:
       logit_cap: attention logits become ``cap * tanh(logit / cap)``; None leaves them.
       norm: "layernorm" or "rmsnorm".
       norm_epsilon: added to the variance.
-      mlp: activation of the MLP, "gelu_tanh", "gelu_erf" or "swiglu"; "none" is attention only.
+      mlp: activation of the MLP, "gelu_tanh", "gelu_erf" or "swiglu"; "none" is attention only;
+        "module:Class" is one of the reader's own.
       parallel_blocks: attention and MLP read the same normed residual.
       biases: biases on queries, keys, values, updates, the MLP and LayerNorm.
       tie_embeddings: the unembedding is the embedding, transposed.
@@ -97,6 +98,8 @@ class ModelConfig:
     def __post_init__(self) -> None:
         for name, choices in _CHOICES.items():
             value = getattr(self, name)
+            if name == "mlp" and ":" in value:
+                continue
             if value not in choices:
                 raise UserError(
                     f"model.{name} cannot be {value!r}{nearest(str(value), choices)}; "

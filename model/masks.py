@@ -5,11 +5,11 @@ from typing import no_type_check
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from model.compute import Compute
 
-# A place behind every query: of a key that none may see.
+# A position behind every query: of a key that none may see.
 NEVER = 2**30
 
 
@@ -20,17 +20,17 @@ class Mask:
     """A causal mask, perhaps within a window and within documents.
 
     Attributes:
-      query_index: place of each query in the sequence, [B, T]; [1, T] where all rows agree.
-      key_index: place of each key, [B, S]; [1, S] where all rows agree.
+      query_position: of each query in its row, [B, T]; [1, T] where all rows agree.
+      key_position: of each key, [B, S]; [1, S] where all rows agree.
       query_segment: document of each query, [B, T], or None where all is one document.
       key_segment: document of each key, [B, S], or None.
-      window: keys that a query sees, its own place included; None sees all before it.
-      in_order: query i and key i stand at place i, so that keys after i are not seen.
+      window: keys that a query sees, its own included; None sees all before it.
+      in_order: query i and key i stand at position i, so that keys after i are not seen.
       slot: of the cache that the first query's own key takes, when decoding.
     """
 
-    query_index: Int[Array, "b T"]
-    key_index: Int[Array, "c S"]
+    query_position: Int[Array, "b T"]
+    key_position: Int[Array, "c S"]
     query_segment: Int[Array, "B T"] | None = None
     key_segment: Int[Array, "B S"] | None = None
     window: int | None = dataclasses.field(default=None, metadata=dict(static=True))
@@ -39,7 +39,7 @@ class Mask:
 
     def visible(self) -> Bool[Array, "b 1 T S"]:
         """Returns where a query sees a key."""
-        distance = self.query_index[:, None, :, None] - self.key_index[:, None, None, :]
+        distance = self.query_position[:, None, :, None] - self.key_position[:, None, None, :]
         seen = distance >= 0
         if self.window is not None:
             seen &= distance < self.window
@@ -51,16 +51,34 @@ class Mask:
         """Returns the same mask with another window."""
         return dataclasses.replace(self, window=window)
 
+    def running_sum(
+        self, x: Float[Array, "B h S"]
+    ) -> tuple[Float[Array, "B h T"], Float[Array, "B h S"]]:
+        """Returns the sums of what the keys have, up to and with each query and each key.
+
+        Slots of a cache that hold no token of a row add nothing. The difference of two sums is
+        the sum over the tokens between.
+
+        Args:
+          x: of each key, for each head or for all (h = 1); summed in its type.
+        """
+        held = self.key_position[:, None] != NEVER
+        at_keys = jnp.cumsum(jnp.where(held, x, 0), axis=-1)
+        if self.slot is None:
+            return at_keys, at_keys
+        count = self.query_position.shape[1]
+        return jax.lax.dynamic_slice_in_dim(at_keys, self.slot, count, axis=2), at_keys
+
     def cut(self, rows: slice, queries: slice, keys: slice) -> "Mask":
         """Returns the mask of some rows, queries and keys, which need not be in order."""
 
-        def part(x: Array, places: slice) -> Array:
-            return x[:, places] if x.shape[0] == 1 else x[rows, places]
+        def part(x: Array, columns: slice) -> Array:
+            return x[:, columns] if x.shape[0] == 1 else x[rows, columns]
 
         of_queries, of_keys = self.query_segment, self.key_segment
         return Mask(
-            part(self.query_index, queries),
-            part(self.key_index, keys),
+            part(self.query_position, queries),
+            part(self.key_position, keys),
             None if of_queries is None else part(of_queries, queries),
             None if of_keys is None else part(of_keys, keys),
             self.window,
@@ -76,6 +94,6 @@ def causal(length: int, segments: Int[Array, "B T"] | None, compute: Compute) ->
       compute: places the keys' side whole, the queries' side as the sequence is split.
     """
     index = jnp.arange(length)[None]
-    keys = None if segments is None else compute.place(segments, ("batch", None))
-    queries = compute.place(index, (None, "length"))
+    keys = None if segments is None else compute.reshard(segments, ("batch", None))
+    queries = compute.reshard(index, (None, "length"))
     return Mask(queries, index, segments, keys, in_order=True)

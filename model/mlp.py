@@ -1,15 +1,19 @@
 """The MLP of a block: two or three matrices around a nonlinearity."""
 
+from typing import Any
+
 import jax
 from flax import nnx
 from jaxtyping import Array, Float
 
+from configs import objects
+from configs.errors import UserError
+from model.axes import RESIDUAL
 from model.compute import Compute
 from model.config import ModelConfig
 from model.parameter import Declare
 
 HIDDEN = ("batch", "length", "mlp")
-RESIDUAL = ("batch", "length", None)
 
 
 class MLP(nnx.Module):
@@ -39,11 +43,10 @@ class MLP(nnx.Module):
         up, down = (
             None if b is None else b[...][None, None] for b in (self.up_bias, self.down_bias)
         )
-        hidden = compute.einsum("btd,df->btf", x, self.up, axes=HIDDEN, bias=up)
-        gate = None
-        if self.gate is not None:
-            gate = compute.einsum("btd,df->btf", x, self.gate, axes=HIDDEN)
-        hidden = self._bent(hidden, gate)
+        matrices = [self.up] if self.gate is None else [self.up, self.gate]
+        axes, biases = [HIDDEN] * len(matrices), [up, None][: len(matrices)]
+        hidden, *gate = compute.einsums("btd,df->btf", x, matrices, axes=axes, biases=biases)
+        hidden = self._bent(hidden, gate[0] if gate else None)
         return compute.einsum("btf,fd->btd", hidden, self.down, axes=RESIDUAL, bias=down)
 
     def _bent(
@@ -59,3 +62,20 @@ class MLP(nnx.Module):
             return jax.nn.gelu(wide, approximate=approximate).astype(hidden.dtype)
 
         return jax.checkpoint(bend)(hidden, gate)
+
+
+def mlp(name: str) -> Any:
+    """Returns the class of an MLP: constructed and called as ``MLP`` is.
+
+    Args:
+      name: an activation of ``MLP``, or "module:Class" for one of the reader's own.
+
+    Raises:
+      UserError: there is no such class.
+    """
+    if ":" not in name:
+        return MLP
+    found = objects.named(name, "model.mlp")
+    if not (isinstance(found, type) and issubclass(found, nnx.Module)):
+        raise UserError(f"model.mlp = {name!r} is no nnx.Module; derive it from nnx.Module.")
+    return found

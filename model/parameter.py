@@ -18,9 +18,6 @@ from model.axes import Axes, ShardingRules
 
 Kind = Literal["matrix", "embedding", "unembedding", "gain", "bias"]
 
-# Axes that number matrices rather than span them: a parameter [D, H, K] is H matrices D x K.
-STACKED = ("layers", "heads", "kv_heads")
-
 
 @dataclasses.dataclass(frozen=True)
 class Declaration:
@@ -33,6 +30,8 @@ class Declaration:
       kind: "matrix" (multiplies activations), "embedding", "unembedding", "gain" or "bias".
       contracted: the axes summed over when it multiplies; empty but for matrices.
       dtype: of its elements.
+      stacked: the axes that number matrices rather than span them: [D, H, K] may be H matrices
+        D x K.
     """
 
     path: str
@@ -41,6 +40,7 @@ class Declaration:
     kind: Kind
     contracted: tuple[str, ...]
     dtype: str
+    stacked: tuple[str, ...] = ()
 
     @property
     def size(self) -> int:
@@ -55,14 +55,14 @@ class Declaration:
     def rows(self) -> tuple[int, ...]:
         """Dimensions that one of its matrices sums over."""
         return tuple(
-            i for i, a in enumerate(self.axes) if a in self.contracted and a not in STACKED
+            i for i, a in enumerate(self.axes) if a in self.contracted and a not in self.stacked
         )
 
     @property
     def columns(self) -> tuple[int, ...]:
         """Dimensions that one of its matrices writes."""
         return tuple(
-            i for i, a in enumerate(self.axes) if a not in self.contracted and a not in STACKED
+            i for i, a in enumerate(self.axes) if a not in self.contracted and a not in self.stacked
         )
 
 
@@ -72,34 +72,61 @@ class Declare:
     A parameter's values do not depend on the mesh, nor on the other parameters of its module.
     """
 
-    def __init__(self, key: PRNGKeyArray, rules: ShardingRules, dtype: str):
-        """Args: key of the module, rules that place its parameters, dtype of their elements."""
+    def __init__(
+        self, key: PRNGKeyArray, rules: ShardingRules, dtype: str, mapped: tuple[str, ...] = ()
+    ):
+        """Args: see below.
+
+        key: of the module.
+        rules: split its parameters over the mesh.
+        dtype: of their elements.
+        mapped: axes over which the constructor is mapped, such as the layers of a stack of blocks.
+        """
         self.key = key
         self.rules = rules
         self.dtype = dtype
+        self.mapped = mapped
 
     def inside(self, name: str) -> "Declare":
         """Returns the same for a submodule of this name."""
-        return Declare(_fold(self.key, name), self.rules, self.dtype)
+        return Declare(_fold(self.key, name), self.rules, self.dtype, self.mapped)
 
     def matrix(
-        self, name: str, shape: tuple[int, ...], axes: Axes, contracted: str, gain: float = 1.0
+        self,
+        name: str,
+        shape: tuple[int, ...],
+        axes: Axes,
+        contracted: str,
+        stacked: str = "",
+        gain: float = 1.0,
     ) -> nnx.Param:
         """Declares a matrix, or a stack of them, with variance ``gain^2 * 2/5 / fan_in``.
 
         The scale is the small initialisation of Nguyen and Salazar (2019), "Transformers
-        without tears", section 3.2, taken over the fan-in of each matrix.
+        without tears", section 3.2, taken over the fan-in of the whole product.
 
         Args:
           name: unique in the module.
           shape: of one layer.
           axes: a logical axis a dimension.
           contracted: the axes that it sums over, with spaces between; their lengths make fan_in.
+          stacked: the axes that number matrices rather than span one, with spaces between.
           gain: multiplies the standard deviation.
+
+        Raises:
+          ValueError: what is not stacked has no axis to sum over, or none to write.
         """
-        summed = tuple(contracted.split())
+        summed, stack = tuple(contracted.split()), tuple(stacked.split())
+        spanned = [axis for axis in axes if axis not in stack]
+        sums = [axis in summed for axis in spanned]
+        if not {*summed, *stack} <= set(axes) or all(sums) or not any(sums):
+            raise ValueError(
+                f"the matrix {name} with axes {axes}, contracted={contracted!r} and "
+                f"stacked={stacked!r} has no rows or no columns; name other axes."
+            )
         fan_in = math.prod(shape[axes.index(axis)] for axis in summed)
-        return self._normal(name, shape, axes, "matrix", gain * math.sqrt(0.4 / fan_in), summed)
+        stddev = gain * math.sqrt(0.4 / fan_in)
+        return self._normal(name, shape, axes, stddev, "matrix", contracted=summed, stacked=stack)
 
     def table(
         self,
@@ -110,39 +137,49 @@ class Declare:
         kind: Literal["embedding", "unembedding"] = "embedding",
     ) -> nnx.Param:
         """Declares a table of vectors drawn with a standard deviation."""
-        return self._normal(name, shape, axes, kind, stddev, ())
+        return self._normal(name, shape, axes, stddev, kind)
 
-    def gain(self, name: str, shape: tuple[int, ...], axes: Axes) -> nnx.Param:
-        """Declares factors that begin at 1."""
-        return self._constant(name, shape, axes, "gain", 1.0)
+    def gain(self, name: str, shape: tuple[int, ...], axes: Axes, start: float = 1.0) -> nnx.Param:
+        """Declares factors that begin at 1, or at ``start``."""
+        return self._constant(name, shape, axes, start, "gain")
 
-    def bias(self, name: str, shape: tuple[int, ...], axes: Axes) -> nnx.Param:
-        """Declares terms that begin at 0."""
-        return self._constant(name, shape, axes, "bias", 0.0)
+    def bias(self, name: str, shape: tuple[int, ...], axes: Axes, start: float = 0.0) -> nnx.Param:
+        """Declares terms that begin at 0, or at ``start``."""
+        return self._constant(name, shape, axes, start, "bias")
 
     def _normal(
         self,
         name: str,
         shape: tuple[int, ...],
         axes: Axes,
-        kind: Kind,
         stddev: float,
-        contracted: tuple[str, ...],
+        kind: Kind,
+        **declared: tuple[str, ...],
     ) -> nnx.Param:
         spec = self.rules.spec(axes, shape)
         key = _fold(self.key, name)
         value = jax.random.normal(key, shape, self.dtype, out_sharding=spec)
         # The barrier keeps XLA from merging the factors, which it would do without a mesh only.
         value = stddev * jax.lax.optimization_barrier(value)
-        return nnx.Param(value, axes=axes, kind=kind, contracted=contracted)
+        return self._parameter(value, axes, kind, **declared)
 
     def _constant(
-        self, name: str, shape: tuple[int, ...], axes: Axes, kind: Kind, value: float
+        self, name: str, shape: tuple[int, ...], axes: Axes, value: float, kind: Kind
     ) -> nnx.Param:
         del name
         spec = self.rules.spec(axes, shape)
-        array = jnp.full(shape, value, self.dtype, out_sharding=spec)
-        return nnx.Param(array, axes=axes, kind=kind, contracted=())
+        return self._parameter(jnp.full(shape, value, self.dtype, out_sharding=spec), axes, kind)
+
+    def _parameter(
+        self,
+        value: Array,
+        axes: Axes,
+        kind: Kind,
+        contracted: tuple[str, ...] = (),
+        stacked: tuple[str, ...] = (),
+    ) -> nnx.Param:
+        more: dict[str, Any] = dict(contracted=contracted, stacked=stacked, mapped=self.mapped)
+        return nnx.Param(value, axes=axes, kind=kind, **more)
 
 
 def declarations(model: nnx.Module) -> list[Declaration]:
@@ -151,9 +188,10 @@ def declarations(model: nnx.Module) -> list[Declaration]:
         Declaration(
             path=path,
             shape=tuple(param.shape),
-            axes=("layers",) * (len(param.shape) - len(param.axes)) + param.axes,
+            axes=param.mapped + param.axes,
             kind=param.kind,
             contracted=param.contracted,
+            stacked=param.mapped + param.stacked,
             dtype=jnp.dtype(param.dtype).name,
         )
         for path, param in parameters(model)

@@ -9,7 +9,6 @@ if __name__ == "__main__":
     keyboard.end_at_once()  # the imports below take seconds
 
 import dataclasses
-import math
 from collections.abc import Sequence
 
 import jax
@@ -23,7 +22,9 @@ from rich.table import Table
 from configs import command, resolved
 from configs.errors import UserError
 from configs.figures import write_json
+from model import layers
 from model.config import ModelConfig
+from model.operations import pair_operations
 from model.parameter import Declaration, declarations
 from model.transformer import Transformer
 from text import corpora
@@ -38,7 +39,7 @@ class Tally:
     """Figures of one config.
 
     Attributes:
-      head_parts: parameters of one head in each matrix that heads share out.
+      head_parts: parameters of one head in each matrix, and each gain, that heads share out.
       head: their sum: one query head with its key/value group.
       full_value_map: D^2, an unfactored value map of one head.
       attention_block: matrices of attention in one block.
@@ -85,7 +86,8 @@ def tally(config: ModelConfig, length: int, optimizer: str = "adamw") -> Tally:
       length: tokens of a sequence.
       optimizer: ``config.optim.name``, for the bytes of its state.
     """
-    abstract = jax.eval_shape(lambda key: Transformer(config, key), jax.random.key(0))
+    whole = dataclasses.replace(config, attention_backend="dense")
+    abstract = jax.eval_shape(lambda key: Transformer(whole, key), jax.random.key(0))
     found = declarations(abstract)
     attention = [d for d in found if ".attention." in d.path]
     matrices = [d for d in found if d.kind == "matrix"]
@@ -94,7 +96,7 @@ def tally(config: ModelConfig, length: int, optimizer: str = "adamw") -> Tally:
     parts: dict[str, int] = {}
     for d in attention:
         axis = next((axis for axis in HEAD_AXES if axis in d.axes), None)
-        if axis and d.kind == "matrix":
+        if axis and d.kind in ("matrix", "gain"):
             name = d.path.rsplit(".", 1)[1]
             parts[name] = d.size // d.length("layers") // d.length(axis)
     parts = dict(sorted(parts.items(), key=lambda part: _ORDER.find(part[0])))
@@ -103,8 +105,8 @@ def tally(config: ModelConfig, length: int, optimizer: str = "adamw") -> Tally:
     padding = sum(d.size for d in padded) - table * len(padded)
     total = sum(d.size for d in found) - padding
     pattern = sum(
-        2 * config.num_heads * width * config.num_layers // config.period * seen
-        for width, seen in zip(_widths(abstract), _seen(config.window, length), strict=True)
+        pair_operations(stack, abstract.compute) * config.num_layers // config.period * seen
+        for stack, seen in zip(abstract.blocks, _seen(config.window, length), strict=True)
     )
     forward = 2 * (in_attention + in_mlp + table) + round(pattern)
     size = jnp.dtype(config.param_dtype).itemsize
@@ -130,12 +132,6 @@ def tally(config: ModelConfig, length: int, optimizer: str = "adamw") -> Tally:
     )
 
 
-def _widths(abstract: Transformer) -> list[int]:
-    """K + R of each stack: what a query and a key cost together, per pair and head."""
-    shapes = [block.attention.cache_shapes(1, 1) for block in abstract.blocks]
-    return [key[-1] + value[-1] for key, value in shapes]
-
-
 def _seen(window: Sequence[int | None], length: int) -> list[float]:
     """Mean number of keys that a query sees in a sequence, for each window."""
     means = []
@@ -146,10 +142,13 @@ def _seen(window: Sequence[int | None], length: int) -> list[float]:
 
 
 def _cache_bytes(abstract: Transformer) -> int:
-    layers = abstract.config.num_layers // abstract.config.period
-    shapes = [block.attention.cache_shapes(1, 1) for block in abstract.blocks]
-    numbers = sum(math.prod(key) + math.prod(value) for key, value in shapes)
-    return layers * numbers * jnp.dtype(abstract.config.dtype).itemsize
+    arrays = [array for own in _remembered(abstract) for array in own.values()]
+    return sum(array.size * array.dtype.itemsize for array in arrays)
+
+
+def _remembered(abstract: Transformer) -> list[dict[str, jax.ShapeDtypeStruct]]:
+    """What each stack of blocks remembers of one token."""
+    return [layers.remembered(stack, 1, 1, abstract.compute) for stack in abstract.blocks]
 
 
 def _moments(d: Declaration, optimizer: str) -> int:

@@ -12,7 +12,8 @@ from jaxtyping import Array, Int
 
 from configs.errors import UserError
 from model.cache import Cache
-from model.decoding import one_row_options, ready
+from model.decoding import Decoder, ready
+from model.devices.choice import device
 from model.transformer import Transformer
 from train.sampler import Sampler
 
@@ -21,7 +22,7 @@ BUCKET = 32
 
 
 def continue_tokens(
-    model: Transformer,
+    model: Transformer | Decoder,
     prompts: Sequence[Int[np.ndarray, "_"]],
     new_tokens: int,
     sampler: Sampler,
@@ -34,8 +35,8 @@ def continue_tokens(
     last half.
 
     Args:
-      model: on the mesh that is set, or on one device. Its weights are copied for decoding at
-        every call; ``model.decoding.ready`` does so once for many.
+      model: on the mesh that is set, or on one device. It is made ready for decoding at every call;
+        ``model.decoding.ready`` does so once for many.
       prompts: at least one token each.
       new_tokens: to draw for each.
       sampler: how.
@@ -48,6 +49,8 @@ def continue_tokens(
     Raises:
       UserError: a prompt is empty or holds a token outside the vocabulary.
     """
+    decoder = model if isinstance(model, Decoder) else ready(model)
+    model = decoder.model
     vocab = model.config.vocab_size
     if model.config.max_length < 2:
         raise UserError("model.max_length = 1 leaves no room to continue; train with 2 or more.")
@@ -62,12 +65,11 @@ def continue_tokens(
     end = -1 if end_id is None else end_id
     rows = [np.asarray(prompt, np.int32) for prompt in prompts]
     wanted = np.full(len(rows), new_tokens)
-    model = ready(model)
     while wanted.any():
         reach = model.config.max_length
         heard = [row if len(row) < reach else row[-max(1, reach // 2) :] for row in rows]
         limits = np.minimum(wanted, [reach - len(row) for row in heard])
-        drawn = _continue(model, heard, rows, limits, numbers, jax.random.key(seed), end)
+        drawn = _continue(decoder, heard, rows, limits, numbers, jax.random.key(seed), end)
         for i, (new, limit) in enumerate(zip(drawn, limits, strict=True)):
             rows[i] = np.concatenate([rows[i], new[:limit]])
             wanted[i] = 0 if end in new[:limit] else wanted[i] - limit
@@ -75,7 +77,7 @@ def continue_tokens(
 
 
 def _continue(
-    model: Transformer,
+    decoder: Decoder,
     heard: list[np.ndarray],
     rows: list[np.ndarray],
     limits: np.ndarray,
@@ -90,9 +92,9 @@ def _continue(
     tokens = np.zeros((len(rows), _bucket(longest - 1)), np.int32)
     for padded, row in zip(tokens, heard, strict=True):
         padded[: len(row) - 1] = row[:-1]
-    cache = _prefill(model, tokens, lengths - 1, _bucket(longest - 1 + int(limits.max())))
-    drawn = _decoder(model.config.dtype, len(rows))(
-        model,
+    cache = _prefill(decoder, tokens, lengths - 1, _bucket(longest - 1 + int(limits.max())))
+    drawn = _decoder(decoder.model.config.dtype, len(rows))(
+        decoder,
         np.array([row[-1] for row in heard]),
         lengths,
         np.array([len(row) for row in rows], np.int32) - lengths,
@@ -115,18 +117,18 @@ def _until(row: Int[np.ndarray, "n"], end: int) -> Int[np.ndarray, "m"]:
 
 
 @functools.partial(jax.jit, static_argnames="slots")
-def _prefill(model: Transformer, tokens: Array, lengths: Array, slots: int) -> Cache:
+def _prefill(decoder: Decoder, tokens: Array, lengths: Array, slots: int) -> Cache:
     """Returns a cache of so many slots that holds the first ``lengths`` tokens of each row."""
-    place = model.compute.place
-    cache = model.empty_cache(tokens.shape[0], slots)
+    reshard = decoder.model.compute.reshard
+    cache = decoder.empty_cache(tokens.shape[0], slots)
     index = jnp.broadcast_to(jnp.arange(tokens.shape[1])[None], tokens.shape)
     index = jnp.where(index < lengths[:, None], index, -1)
-    tokens, index = place(tokens, ("batch", None)), place(index, ("batch", None))
-    return model.decode(tokens, index, jnp.int32(0), cache)[1]
+    tokens, index = (reshard(x, ("batch", None)) for x in (tokens, index))
+    return decoder.decode(tokens, index, jnp.int32(0), cache)[1]
 
 
 def _decode(
-    model: Transformer,
+    decoder: Decoder,
     token: Array,
     lengths: Array,
     before: Array,
@@ -140,7 +142,7 @@ def _decode(
 
     ``lengths`` counts the tokens up to and with ``token``, ``before`` those that no longer count.
     """
-    place = model.compute.place
+    reshard = decoder.model.compute.reshard
     longest = lengths.max()
 
     def going(carry: tuple[Any, ...]) -> Array:
@@ -150,24 +152,24 @@ def _decode(
     def body(carry: tuple[Any, ...]) -> tuple[Any, ...]:
         i, token, cache, drawn, ended = carry
         index = lengths + i
-        last = place(token[:, None], ("batch", None))
-        here = place(index[:, None] - 1, ("batch", None))
-        logits, cache = model.decode(last, here, longest - 1 + i, cache.with_rows())
-        logits = place(logits, (None, None, None))[:, 0]
+        last = reshard(token[:, None], ("batch", None))
+        here = reshard(index[:, None] - 1, ("batch", None))
+        logits, cache = decoder.decode(last, here, longest - 1 + i, cache)
+        logits = reshard(logits, (None, None, None))[:, 0]
         token = sampler.draw(logits, key, index + before)
         token = jnp.where(ended, jnp.maximum(end, 0), token).astype(jnp.int32)
         drawn = jax.lax.dynamic_update_slice_in_dim(drawn, token[:, None], i, 1)
-        return i + 1, token, cache.without_row(), drawn, ended | (token == end)
+        return i + 1, token, cache, drawn, ended | (token == end)
 
-    rows, slots = cache.place.shape
+    rows, slots = cache.position.shape
     drawn = jnp.full((rows, slots), end, jnp.int32)
-    start = (jnp.int32(0), token, cache.without_row(), drawn, jnp.zeros(rows, bool))
+    start = (jnp.int32(0), token, cache, drawn, jnp.zeros(rows, bool))
     return jax.lax.while_loop(going, body, start)[3]
 
 
 def _decoder(dtype: str, rows: int) -> Callable[..., Array]:
     """Returns the compiled loop for a dtype of activations and a number of rows."""
-    options = one_row_options(dtype) if rows == 1 else {}
+    options = device().one_row_options(dtype) if rows == 1 else {}
     return _compiled(tuple(options.items()))
 
 

@@ -68,8 +68,8 @@ def _predictions(
 
 
 def _argmax(model: Transformer, tokens: Array) -> Array:
-    logits = model.compute.place(model(tokens), ("batch", "length", None))
-    return model.compute.place(logits.argmax(-1), (None, None))
+    logits = model.compute.reshard(model(tokens), ("batch", "length", None))
+    return model.compute.reshard(logits.argmax(-1), (None, None))
 
 
 _likeliest: Callable[[Transformer, Array], Array] = jax.jit(_argmax)

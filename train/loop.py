@@ -15,8 +15,6 @@ from rich.console import Console
 from configs import resolved
 from configs.errors import UserError
 from model.axes import ShardingRules, check_mesh, make_mesh, split_host
-from model.backends import choice
-from model.compute import Compute
 from model.config import ModelConfig
 from model.manifest import CONFIG, damaged_steps
 from model.saving import write_text
@@ -142,10 +140,10 @@ def _run(
     checkpoints = Checkpoints(workdir, config, sources.tokenizer, sources.digest)
     state = _first_state(config, model_config, optimizer, checkpoints, sources, mesh, console)
     start = int(state.step)
-    compute = Compute.of(model_config, rules)
     documents = config.data.rows == "packed" and sources.tokenizer is not None
-    said = choice.said(model_config, compute, config.batch_size, config.length, documents)
-    console.print(said, highlight=False)
+    rows = config.batch_size // config.optim.accumulate
+    line = state.model.attention_line(rows, config.length, documents)
+    console.print(line, highlight=False, markup=False)
     for name, (old, new) in changes.items():
         console.print(f"config.{name}: {old!r} -> {new!r}", highlight=False, markup=False)
     over, evaluation = start >= config.steps, _evaluation(workdir, start)

@@ -19,6 +19,7 @@ from model.compiled import keep_compiled
 from model.compute import Compute
 from model.config import ModelConfig
 from model.decoding import ready
+from model.pattern import Pattern
 from model.transformer import Transformer
 from train.batches import Batch, open_sources, training_batches
 from train.calls import Calls
@@ -90,13 +91,13 @@ class Attention:
         shape = (1, heads, length, width)
         like = jax.ShapeDtypeStruct(shape, precision)
         whole = masks.causal(length, None, compute)
-        self.backend = choice.named("auto", like, like, like, whole, None, compute)
+        self.backend = choice.named("auto", like, like, like, whole, Pattern(), compute)
         attend = choice.BACKENDS[self.backend]
 
         @jax.jit
         def step(q: Array, k: Array, v: Array, given: Array) -> tuple[Array, ...]:
             mask = masks.causal(q.shape[2], None, compute)
-            out, pull = jax.vjp(lambda q, k, v: attend(q, k, v, mask, None, compute), q, k, v)
+            out, pull = jax.vjp(lambda q, k, v: attend(q, k, v, mask, Pattern(), compute), q, k, v)
             return out, *pull(given.astype(out.dtype))
 
         self.step: Callable[..., tuple[Array, ...]] = step

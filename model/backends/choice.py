@@ -4,22 +4,21 @@ A new backend keeps the interface of ``dense.attend`` and joins the table; one t
 compute everything also says what it refuses.
 """
 
-from collections.abc import Callable
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator
 
-import jax
-import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from configs.errors import UserError, nearest
-from model import masks
-from model.axes import platform
-from model.backends import blockwise, cudnn, dense, pieces, splash
+from model.backends import blocks, blockwise, cudnn, dense, pieces, splash
 from model.compute import Compute, Shaped
-from model.config import ModelConfig
+from model.devices.choice import device
 from model.masks import Mask
+from model.pattern import Pattern
 
-# Queries, keys, values, mask, logit cap and arithmetic to what each head read.
-Backend = Callable[[Array, Array, Array, Mask, float | None, Compute], Array]
+# Queries, keys, values, mask, pattern and arithmetic to what each head read.
+Backend = Callable[[Array, Array, Array, Mask, Pattern, Compute], Array]
 
 BACKENDS: dict[str, Backend] = {
     "dense": dense.attend,
@@ -56,7 +55,7 @@ def named(
     k: Shaped,
     v: Shaped,
     mask: Mask,
-    logit_cap: float | None,
+    pattern: Pattern,
     compute: Compute,
 ) -> str:
     """Returns the name of the backend that computes these arguments of ``dense.attend``.
@@ -68,13 +67,13 @@ def named(
       k: keys.
       v: values.
       mask: which key a query sees.
-      logit_cap: of the logits.
+      pattern: how logits become a pattern.
       compute: the arithmetic.
 
     Raises:
       UserError: the backend refuses them.
     """
-    given = (q, k, v, mask, logit_cap, compute)
+    given = (q, k, v, mask, pattern, compute)
     reason = REFUSALS[name](*given) if name in REFUSALS else None
     if name == "auto" or (reason and mask.slot is not None):
         return _automatic(*given)
@@ -86,7 +85,7 @@ def named(
 
 
 def _automatic(
-    q: Shaped, k: Shaped, v: Shaped, mask: Mask, logit_cap: float | None, compute: Compute
+    q: Shaped, k: Shaped, v: Shaped, mask: Mask, pattern: Pattern, compute: Compute
 ) -> str:
     """Returns what is fastest by device and shape: a device's own kernel for long sequences."""
     length, longest = q.shape[2], max(q.shape[2], k.shape[2])
@@ -94,49 +93,45 @@ def _automatic(
         return "dense"
     if longest >= splash.BLOCK:
         for name, refusal in REFUSALS.items():
-            if refusal(q, k, v, mask, logit_cap, compute) is None:
+            if refusal(q, k, v, mask, pattern, compute) is None:
                 return name
-    if longest > blockwise.BLOCK:
-        return "blockwise"
-    return "pieces" if platform() == "cpu" else "dense"
+    return "blockwise" if longest > blocks.BLOCK else device().short_attention()
 
 
-def said(
-    config: ModelConfig, compute: Compute, batch: int, length: int, documents: bool = False
-) -> str:
-    """Returns a line that says which backend computes the attention of whole sequences.
-
-    Args:
-      config: of the model.
-      compute: its arithmetic.
-      batch: rows.
-      length: tokens of a row.
-      documents: whether a row has several.
+def attend(
+    name: str,
+    q: Float[Array, "B H T K"],
+    k: Float[Array, "B G S K"],
+    v: Float[Array, "B Gv S R"],
+    mask: Mask,
+    pattern: Pattern,
+    compute: Compute,
+) -> Float[Array, "B H T R"]:
+    """Returns what each head reads; arguments as of ``named``.
 
     Raises:
-      UserError: the backend that the config names refuses them.
+      UserError: the backend refuses them.
     """
-    name = config.attention_backend
+    if q.shape[2] == 1:
+        # What is read once is read in the type that it is held in.
+        compute = dataclasses.replace(compute, dtype=k.dtype.name)
+    q, k, v = (x.astype(compute.dtype) for x in (q, k, v))
+    given = (q, k, v, mask, pattern.numbered(q.shape[1]), compute)
+    taken = named(name, *given)
+    for names in _records:
+        names.append(taken)
+    return BACKENDS[taken](*given)
 
-    def shape(heads: int, width: int) -> Shaped:
-        return jax.ShapeDtypeStruct((batch, heads, length, width), compute.dtype)
 
-    full = config.value_map == "full"
-    values = shape(1, config.embed_dim) if full else shape(config.num_kv_heads, config.value_dim)
+_records: list[list[str]] = []
 
-    def mask() -> Mask:
-        segments = jnp.zeros((batch, length), jnp.int32) if documents else None
-        return masks.causal(length, segments, compute)
 
-    found = named(
-        name,
-        shape(config.num_heads, config.head_dim),
-        shape(config.num_kv_heads, config.head_dim),
-        values,
-        jax.eval_shape(mask),
-        config.logit_cap,
-        compute,
-    )
-    if name != "auto":
-        return f"attention: {name}"
-    return f"attention: {found} (auto, for {length} tokens on a {platform()})"
+@contextlib.contextmanager
+def recorded() -> Iterator[list[str]]:
+    """Yields a list that is given the name of each backend that is called, while it lasts."""
+    names: list[str] = []
+    _records.append(names)
+    try:
+        yield names
+    finally:
+        _records.remove(names)

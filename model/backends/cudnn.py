@@ -7,30 +7,34 @@ import jax
 from jaxtyping import Array, Float
 
 from model.axes import platform
-from model.backends.shards import not_whole, on_shards
+from model.backends.shards import on_shards
+from model.backends.whole import not_whole
 from model.compute import Compute, Shaped
 from model.masks import Mask
+from model.pattern import Pattern
 
 # The most that a head's keys and values may have (cuDNN frontend, "Attention", limitations).
 WIDEST = 128
 
 
 def refusal(
-    q: Shaped, k: Shaped, v: Shaped, mask: Mask, logit_cap: float | None, compute: Compute
+    q: Shaped, k: Shaped, v: Shaped, mask: Mask, pattern: Pattern, compute: Compute
 ) -> str | None:
     """Returns why these arguments of ``attend`` cannot be computed here; None where they can."""
     if platform() not in ("gpu", "cuda"):
         return f"it runs on NVIDIA GPUs, and this is a {platform()}"
-    if reason := not_whole(mask, compute):
+    if reason := not_whole(mask, pattern, compute):
         return reason
-    if compute.dtype not in ("bfloat16", "float16"):
+    if compute.dtype != "bfloat16":
         return f"it multiplies 16 bits; set model.dtype = 'bfloat16', not {compute.dtype!r}"
     if v.shape[1:] != k.shape[1:]:
         return "keys and values must be alike; set model.value_dim = model.head_dim"
     if q.shape[3] > WIDEST or q.shape[3] % 8:
         return f"model.head_dim = {q.shape[3]} must be a multiple of 8 up to {WIDEST}"
-    if logit_cap is not None:
+    if pattern.cap is not None:
         return "it has no cap; set model.logit_cap = None"
+    if pattern.sink is not None:
+        return "it has no sinks; use a variant without them"
     if mask.query_segment is not None:
         return "it does not keep documents apart; set data.rows = 'stream'"
     return None
@@ -41,7 +45,7 @@ def attend(
     k: Float[Array, "B G S K"],
     v: Float[Array, "B Gv S R"],
     mask: Mask,
-    logit_cap: float | None,
+    pattern: Pattern,
     compute: Compute,
 ) -> Float[Array, "B H T R"]:
     """Returns ``A v`` with ``A = softmax(mask(q k^T / sqrt(K)))``; arguments as ``dense.attend``.
@@ -49,11 +53,11 @@ def attend(
     Raises:
       ValueError: there is a ``refusal``.
     """
-    reason = refusal(q, k, v, mask, logit_cap, compute)
+    reason = refusal(q, k, v, mask, pattern, compute)
     if reason:
         raise ValueError(f"cudnn cannot compute this: {reason}")
 
-    def local(q: Array, k: Array, v: Array, mask: Mask) -> Array:
+    def local(q: Array, k: Array, v: Array, mask: Mask, pattern: Pattern) -> Array:
         window = None if mask.window is None else (mask.window - 1, 0)
         by_length = (x.astype(compute.dtype).swapaxes(1, 2) for x in (q, k, v))
         out = jax.nn.dot_product_attention(
@@ -61,4 +65,4 @@ def attend(
         )
         return out.swapaxes(1, 2)
 
-    return on_shards(local, q, k, v, mask, compute)
+    return on_shards(local, q, k, v, mask, pattern, compute)

@@ -4,10 +4,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from model.axes import QUERIES
+from model.backends.shards import for_each_query_head, on_shards
 from model.compute import Compute
 from model.masks import Mask
-
-SCORES = ("batch", "heads", "length", None)
+from model.pattern import Pattern
 
 
 def attend(
@@ -15,7 +16,7 @@ def attend(
     k: Float[Array, "B G S K"],
     v: Float[Array, "B Gv S R"],
     mask: Mask,
-    logit_cap: float | None,
+    pattern: Pattern,
     compute: Compute,
 ) -> Float[Array, "B H T R"]:
     """Returns ``A v`` with ``A = softmax(mask(q k^T / sqrt(K)))`` (Vaswani et al. 2017, eq. 1).
@@ -27,43 +28,50 @@ def attend(
       k: keys; query head h reads key head ``h // (H / G)``.
       v: values; grouped likewise, one for all heads when Gv is 1.
       mask: which key a query sees.
-      logit_cap: logits become ``cap * tanh(logit / cap)`` before the mask; None leaves them.
+      pattern: what happens to the logits besides.
       compute: the arithmetic; the softmax is in its accumulation dtype.
     """
-    pattern = attention_pattern(q, k, mask, logit_cap, compute)
-    v = for_each_query_head(v, q.shape[1], compute)
-    return compute.einsum("bhts,bhsr->bhtr", pattern, v, axes=SCORES)
+
+    def local(q: Array, k: Array, v: Array, mask: Mask, pattern: Pattern) -> Array:
+        return mix(softmax(logits(q, k, compute), mask, pattern), v, compute)
+
+    return on_shards(local, q, k, v, mask, pattern, compute)
 
 
-def attention_pattern(
-    q: Float[Array, "B H T K"],
-    k: Float[Array, "B G S K"],
-    mask: Mask,
-    logit_cap: float | None,
-    compute: Compute,
+def logits(
+    q: Float[Array, "B H T K"], k: Float[Array, "B G S K"], compute: Compute
 ) -> Float[Array, "B H T S"]:
-    """Returns the attention pattern A; each row sums to 1. Arguments as of ``attend``."""
+    """Returns ``q k^T / sqrt(K)`` in the accumulation dtype."""
     k = for_each_query_head(k, q.shape[1], compute)
     q = q * jnp.asarray(q.shape[-1] ** -0.5, q.dtype)
     wide = compute.accumulation_dtype
-    logits = compute.einsum("bhtk,bhsk->bhts", q, k, axes=SCORES, dtype=wide)
-    if logit_cap is not None:
-        logits = logit_cap * jnp.tanh(logits / logit_cap)
-    logits = jnp.where(mask.visible(), logits, jnp.finfo(logits.dtype).min)
-    return jax.nn.softmax(logits, axis=-1)
+    return compute.einsum("bhtk,bhsk->bhts", q, k, axes=QUERIES, dtype=wide)
 
 
-def for_each_query_head(
-    x: Float[Array, "B G S W"], heads: int, compute: Compute
-) -> Float[Array, "B H S W"]:
-    """Repeats grouped keys or values so that each query head has its own.
+def softmax(
+    logits: Float[Array, "B H T S"], mask: Mask, pattern: Pattern
+) -> Float[Array, "B H T S"]:
+    """Returns the attention pattern; a row sums to 1, and to less where there is a sink."""
+    scores = pattern.scores(logits, mask)
+    seen = pattern.seen(mask, *scores.shape[:2])
+    scores = jnp.where(seen, scores, jnp.finfo(scores.dtype).min)
+    if pattern.sink is None and pattern.visible is None:
+        return jax.nn.softmax(scores, axis=-1)
+    highest = scores.max(-1, keepdims=True)
+    total = jnp.zeros_like(highest)
+    if pattern.sink is not None:
+        sink = pattern.sink.astype(scores.dtype)[None, :, None, None]
+        highest = jnp.maximum(highest, sink)
+        total = jnp.exp(sink - jax.lax.stop_gradient(highest))
+    # A hook may hide every key; nothing is read then.
+    weight = jnp.where(seen, jnp.exp(scores - jax.lax.stop_gradient(highest)), 0)
+    total = total + weight.sum(-1, keepdims=True)
+    return weight / jnp.maximum(total, jnp.finfo(scores.dtype).tiny)
 
-    All S places are gathered where the sequence is split: a query may see any of them.
-    """
-    batch, groups, length, width = x.shape
-    x = compute.place(x, ("batch", "kv_heads", None, None))
-    if groups == heads:
-        return x
-    spread = jnp.broadcast_to(x[:, :, None], (batch, groups, heads // groups, length, width))
-    merged = spread.reshape(batch, heads, length, width)
-    return compute.place(merged, ("batch", "heads", None, None))
+
+def mix(
+    pattern: Float[Array, "B H T S"], v: Float[Array, "B Gv S R"], compute: Compute
+) -> Float[Array, "B H T R"]:
+    """Returns the values that each head reads by its pattern."""
+    v = for_each_query_head(v, pattern.shape[1], compute)
+    return compute.einsum("bhts,bhsr->bhtr", pattern, v, axes=QUERIES)

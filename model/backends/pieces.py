@@ -13,6 +13,7 @@ from model.backends import dense
 from model.backends.shards import on_shards
 from model.compute import Compute
 from model.masks import Mask
+from model.pattern import Pattern
 
 # Queries of a piece: fewer multiply slowly, more compute more of what is masked.
 BLOCK = 128
@@ -29,12 +30,12 @@ def attend(
     k: Float[Array, "B G S K"],
     v: Float[Array, "B Gv S R"],
     mask: Mask,
-    logit_cap: float | None,
+    pattern: Pattern,
     compute: Compute,
 ) -> Float[Array, "B H T R"]:
     """Returns ``A v`` with ``A = softmax(mask(q k^T / sqrt(K)))``, as ``dense.attend`` does."""
 
-    def local(q: Array, k: Array, v: Array, mask: Mask) -> Array:
+    def local(q: Array, k: Array, v: Array, mask: Mask, pattern: Pattern) -> Array:
         def piece(rows: slice, queries: slice) -> Array:
             keys = slice(None)
             if mask.in_order:
@@ -45,7 +46,7 @@ def attend(
                 k[rows, :, keys],
                 v[rows, :, keys],
                 mask.cut(rows, queries, keys),
-                logit_cap,
+                pattern.cut(rows, queries, keys),
                 compute,
             )
 
@@ -58,7 +59,7 @@ def attend(
             [jnp.concatenate([piece(rows, block) for block in blocks], axis=2) for rows in groups]
         )
 
-    return on_shards(local, q, k, v, mask, compute)
+    return on_shards(local, q, k, v, mask, pattern, compute)
 
 
 def _parts(length: int, largest: int) -> list[slice]:

@@ -5,17 +5,16 @@ import math
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from model.backends.dense import for_each_query_head
+from model.axes import QUERIES, WHOLE_KEYS
 from model.compute import Compute
 from model.masks import Mask
+from model.pattern import Pattern
 
-QUERIES = ("batch", "heads", "length", None)
-KEYS = ("batch", "kv_heads", None, None)
-
-# Queries, keys, values and mask of a shard to what its queries read.
-Local = Callable[[Array, Array, Array, Mask], Array]
+# Queries, keys, values, mask and pattern of a shard to what its queries read.
+Local = Callable[[Array, Array, Array, Mask, Pattern], Array]
 
 
 def length_is_split(compute: Compute) -> bool:
@@ -24,11 +23,20 @@ def length_is_split(compute: Compute) -> bool:
     return math.prod(mesh.shape.get(axis, 1) for axis in compute.rules.length) > 1
 
 
-def not_whole(mask: Mask, compute: Compute) -> str | None:
-    """Returns why a kernel for whole sequences cannot be used; None where it can."""
-    if length_is_split(compute):
-        return "it needs whole sequences on each device; set mesh.context = 1"
-    return None if mask.in_order else "it reads whole sequences, and not a cache"
+def for_each_query_head(
+    x: Float[Array, "B G S W"], heads: int, compute: Compute
+) -> Float[Array, "B H S W"]:
+    """Repeats grouped keys or values so that each query head has its own.
+
+    All S positions are gathered where the sequence is split: a query may see any of them.
+    """
+    batch, groups, length, width = x.shape
+    x = compute.reshard(x, WHOLE_KEYS)
+    if groups == heads:
+        return x
+    spread = jnp.broadcast_to(x[:, :, None], (batch, groups, heads // groups, length, width))
+    merged = spread.reshape(batch, heads, length, width)
+    return compute.reshard(merged, ("batch", "heads", None, None))
 
 
 def on_shards(
@@ -37,6 +45,7 @@ def on_shards(
     k: Float[Array, "B G S K"],
     v: Float[Array, "B Gv S R"],
     mask: Mask,
+    pattern: Pattern,
     compute: Compute,
 ) -> Float[Array, "B H T R"]:
     """Returns what ``local`` gives for each shard; keys and values are gathered over the length.
@@ -47,11 +56,12 @@ def on_shards(
       k: keys; repeated for each query head where a shard's heads would begin inside a group.
       v: values, likewise.
       mask: which key a query sees.
+      pattern: how logits become a pattern.
       compute: says how arrays are split.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.are_all_axes_manual:
-        return local(q, k, v, mask)
+        return local(q, k, v, mask, pattern)
     shards = math.prod(mesh.shape[axis] for axis in compute.rules.heads)
     if k.shape[1] > 1 and k.shape[1] % shards:
         k = for_each_query_head(k, q.shape[1], compute)
@@ -59,9 +69,9 @@ def on_shards(
             v = for_each_query_head(v, q.shape[1], compute)
     if length_is_split(compute):
         mask = dataclasses.replace(mask, in_order=False)
-    q, k, v = compute.place(q, QUERIES), compute.place(k, KEYS), compute.place(v, KEYS)
+    q, k, v = compute.reshard(q, QUERIES), *(compute.reshard(x, WHOLE_KEYS) for x in (k, v))
     return jax.shard_map(
         local,
         out_specs=compute.rules.spec(QUERIES, (*q.shape[:3], v.shape[3])),
         check_vma=False,
-    )(q, k, v, mask)
+    )(q, k, v, mask, pattern.resharded(compute))

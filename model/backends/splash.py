@@ -13,9 +13,11 @@ from jax.experimental.pallas.ops.tpu import splash_attention
 from jaxtyping import Array, Float
 
 from model.axes import platform
-from model.backends.shards import not_whole, on_shards
+from model.backends.shards import on_shards
+from model.backends.whole import not_whole
 from model.compute import PRODUCT, Compute, Shaped
 from model.masks import Mask
+from model.pattern import Pattern
 
 # Queries, and keys, of a block; shorter sequences are one block of whole lanes.
 BLOCK = 512
@@ -26,13 +28,13 @@ INTERPRET = False
 
 
 def refusal(
-    q: Shaped, k: Shaped, v: Shaped, mask: Mask, logit_cap: float | None, compute: Compute
+    q: Shaped, k: Shaped, v: Shaped, mask: Mask, pattern: Pattern, compute: Compute
 ) -> str | None:
     """Returns why these arguments of ``attend`` cannot be computed here; None where they can."""
-    del q, logit_cap
+    del q
     if not INTERPRET and platform() != "tpu":
         return f"it runs on TPUs, and this is a {platform()}"
-    if reason := not_whole(mask, compute):
+    if reason := not_whole(mask, pattern, compute):
         return reason
     if v.shape[1] != k.shape[1]:
         return "it reads a value for each key; set model.value_map = 'factored'"
@@ -44,7 +46,7 @@ def attend(
     k: Float[Array, "B G S K"],
     v: Float[Array, "B Gv S R"],
     mask: Mask,
-    logit_cap: float | None,
+    pattern: Pattern,
     compute: Compute,
 ) -> Float[Array, "B H T R"]:
     """Returns ``A v`` with ``A = softmax(mask(q k^T / sqrt(K)))``; arguments as ``dense.attend``.
@@ -52,16 +54,13 @@ def attend(
     Raises:
       ValueError: there is a ``refusal``.
     """
-    reason = refusal(q, k, v, mask, logit_cap, compute)
+    reason = refusal(q, k, v, mask, pattern, compute)
     if reason:
         raise ValueError(f"splash cannot compute this: {reason}")
-    local = functools.partial(_local, logit_cap=logit_cap, dtype=compute.dtype)
-    return on_shards(local, q, k, v, mask, compute)
+    return on_shards(functools.partial(_local, compute.dtype), q, k, v, mask, pattern, compute)
 
 
-def _local(
-    q: Array, k: Array, v: Array, mask: Mask, *, logit_cap: float | None, dtype: str
-) -> Array:
+def _local(dtype: str, q: Array, k: Array, v: Array, mask: Mask, pattern: Pattern) -> Array:
     length = q.shape[2]
     unit = BLOCK if length > BLOCK else LANES
     padded = -(-length // unit) * unit
@@ -74,14 +73,13 @@ def _local(
 
     q = q * jnp.asarray(q.shape[-1] ** -0.5, q.dtype)
     q, k, v = (pad(x.astype(dtype), 2) for x in (q, k, v))
-    kernel = _kernel(q.shape[1], padded, mask.window, logit_cap)
-    if mask.query_segment is None or mask.key_segment is None:
-        out = jax.vmap(kernel)(q, k, v)
-    else:
-        documents = splash_attention.SegmentIds(
-            pad(mask.query_segment, 1), pad(mask.key_segment, 1)
-        )
-        out = jax.vmap(kernel)(q, k, v, documents)
+    kernel = _kernel(q.shape[1], padded, mask.window, pattern.cap)
+    documents = None
+    if mask.query_segment is not None and mask.key_segment is not None:
+        both = (pad(segment, 1) for segment in (mask.query_segment, mask.key_segment))
+        documents = splash_attention.SegmentIds(*both)
+    over = (0, 0, 0, None if documents is None else 0, None)
+    out = jax.vmap(kernel, over)(q, k, v, documents, pattern.sink)
     return out[:, :, :length]
 
 

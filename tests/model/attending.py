@@ -6,10 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from model.axes import ShardingRules
+from model.axes import KEYS, QUERIES, TOKENS, ShardingRules
 from model.backends import dense
 from model.compute import Compute
-from model.masks import Mask, causal
+from model.masks import causal
+from model.pattern import Pattern
 from tests.model import small
 
 COMPUTE = Compute("float32", "float32", ShardingRules())
@@ -25,7 +26,27 @@ KINDS = {
     "capped": dict(cap=0.7),
     "documents": dict(segments=True),
     "all": dict(groups=2, window=6, cap=1.5, segments=True),
+    "sinks": dict(groups=2, sink=True, window=6),
+    "score": dict(groups=2, score=True),
+    "score with all": dict(groups=1, score=True, sink=True, cap=1.5, segments=True, window=7),
+    "visible": dict(visible=True),
+    "score and visible, full value map": dict(
+        groups=2, value_groups=1, rank=9, score=True, visible=True
+    ),
 }
+HOOKED = [kind for kind, how in KINDS.items() if "score" in how or "visible" in how]
+
+
+def score(logit, query, key, head):
+    """A change that reads all that a hook is given, differently in each."""
+    far = (query.position - key.position).astype(jnp.float32)
+    moved = logit * head.heat + query.push * key.pull - head.slope * far
+    return moved + head.table[key.kind] + 0.1 * head.index
+
+
+def visible(query, key, head):
+    """Hides keys by their kind, from some heads also the query's own."""
+    return (key.kind != head.index % 2) | (query.position % 3 == 0)
 
 
 def drawn(
@@ -37,8 +58,11 @@ def drawn(
     cap=None,
     length=LENGTH,
     width=WIDTH,
+    sink=False,
+    score=False,
+    visible=False,
 ):
-    """Returns queries, keys, values and what the gradient is given, with mask and cap."""
+    """Returns queries, keys, values and what the gradient is given, with mask and pattern."""
     rng = np.random.default_rng(0)
     shapes = [
         (BATCH, HEADS, length, width),
@@ -48,51 +72,73 @@ def drawn(
     ]
     arrays = [jnp.asarray(rng.standard_normal(shape), jnp.float32) for shape in shapes]
     documents = jnp.asarray(np.sort(rng.integers(0, 3, (BATCH, length)), 1)) if segments else None
-    return arrays, causal(length, documents, COMPUTE).within(window), cap
+    hooks = {}
+    if score or visible:
+
+        def floats(*shape):
+            return jnp.asarray(rng.standard_normal(shape), jnp.float32)
+
+        hooks = dict(
+            score=globals()["score"] if score else None,
+            visible=globals()["visible"] if visible else None,
+            query=dict(push=floats(BATCH, HEADS, length)),
+            # One for all heads.
+            key=dict(
+                pull=floats(BATCH, 1, length),
+                kind=jnp.asarray(rng.integers(0, 3, (BATCH, 1, length))),
+            ),
+            head=dict(heat=floats(HEADS), slope=floats(HEADS), table=floats(HEADS, 3)),
+        )
+    sinks = jnp.asarray(rng.standard_normal(HEADS), jnp.float32) if sink else None
+    pattern = Pattern(cap=cap, sink=sinks, **hooks).numbered(HEADS)
+    return arrays, causal(length, documents, COMPUTE).within(window), pattern
 
 
-def both(attend, q, k, v, given, mask, cap, compute=COMPUTE):
-    """Returns what queries read, and the gradients of queries, keys and values."""
+def both(attend, q, k, v, given, mask, pattern, compute=COMPUTE):
+    """Returns what queries read, and the gradients of queries, keys, values and the pattern."""
 
-    def run(q, k, v, given, mask):
-        return value_and_gradients(attend, q, k, v, given, mask, cap, compute)
+    def run(q, k, v, given, mask, pattern):
+        return value_and_gradients(attend, q, k, v, given, mask, pattern, compute)
 
-    return small.quickly(run)(q, k, v, given, mask)
+    return small.quickly(run)(q, k, v, given, mask, pattern)
 
 
-def value_and_gradients(attend, q, k, v, given, mask, cap, compute=COMPUTE):
-    out, pull = jax.vjp(lambda q, k, v: attend(q, k, v, mask, cap, compute), q, k, v)
+def value_and_gradients(attend, q, k, v, given, mask, pattern, compute=COMPUTE):
+    leaves, structure = jax.tree.flatten(pattern)
+    moves = [i for i, leaf in enumerate(leaves) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+
+    def run(q, k, v, *floats):
+        whole = list(leaves)
+        for i, leaf in zip(moves, floats, strict=True):
+            whole[i] = leaf
+        return attend(q, k, v, mask, jax.tree.unflatten(structure, whole), compute)
+
+    out, pull = jax.vjp(run, q, k, v, *(leaves[i] for i in moves))
     return out, *pull(given.astype(out.dtype))
+
+
+def check_near(found, expected):
+    """Compares each array to rounding of the largest sums in it."""
+    for own, whole in zip(found, expected, strict=True):
+        most = 1e-5 * (1 + np.abs(whole).max())
+        np.testing.assert_allclose(np.asarray(own), whole, rtol=0, atol=most)
 
 
 def check_on_a_mesh(attend, kind, sizes):
     """Compares with the dense backend on one device, with arrays split as sizes say."""
-    arrays, mask, cap = drawn(**KINDS[kind])
     # Thirteen tokens do not split over the context; twelve do.
-    arrays = [array[:, :, :12] for array in arrays]
-    expected = both(dense.attend, *arrays, cut(mask), cap)
+    arrays, mask, pattern = drawn(**KINDS[kind], length=12)
+    expected = both(dense.attend, *arrays, mask, pattern)
     with jax.set_mesh(small.mesh(sizes)):
-        place = COMPUTE.place
+        reshard = COMPUTE.reshard
         q, k, v, given = arrays
-        axes = ("batch", "heads", "length", None)
-        kv = ("batch", "kv_heads", "length", None)
-        placed = [place(q, axes), place(k, kv), place(v, kv), place(given, axes)]
-        own = cut(mask)
-        of_queries, of_keys = own.query_segment, own.key_segment
+        split = [reshard(q, QUERIES), reshard(k, KEYS), reshard(v, KEYS), reshard(given, QUERIES)]
+        of_queries, of_keys = mask.query_segment, mask.key_segment
         own = dataclasses.replace(
-            own,
-            query_index=place(own.query_index, (None, "length")),
-            query_segment=None if of_queries is None else place(of_queries, ("batch", "length")),
-            key_segment=None if of_keys is None else place(of_keys, ("batch", None)),
+            mask,
+            query_position=reshard(mask.query_position, (None, "length")),
+            query_segment=None if of_queries is None else reshard(of_queries, TOKENS),
+            key_segment=None if of_keys is None else reshard(of_keys, ("batch", None)),
         )
-        found = both(attend, *placed, own, cap)
-        for array, whole in zip(found, expected, strict=True):
-            np.testing.assert_allclose(np.asarray(array), whole, rtol=0, atol=5e-6)
-
-
-def cut(mask):
-    """Returns the mask of the first twelve tokens."""
-    parts = (mask.query_index, mask.key_index, mask.query_segment, mask.key_segment)
-    return Mask(
-        *(None if part is None else part[:, :12] for part in parts), mask.window, mask.in_order
-    )
+        found = both(attend, *split, own, pattern.resharded(COMPUTE))
+        check_near(found, expected)

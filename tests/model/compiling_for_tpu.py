@@ -12,6 +12,7 @@ from model.axes import MESH_AXES, ShardingRules
 from model.backends import choice
 from model.compute import Compute
 from model.masks import causal
+from model.pattern import Pattern
 from model.transformer import Transformer
 from tests.model import small
 
@@ -44,7 +45,9 @@ def kernels(mesh, dtype, groups=8, width=64, rank=64, length=1024, window=None, 
     def run(q, k, v, documents):
         mask = causal(length, documents, compute).within(window)
         attend = choice.BACKENDS["splash"]
-        out, pull = jax.vjp(lambda q, k, v: attend(q, k, v, mask, cap, compute), q, k, v)
+        out, pull = jax.vjp(
+            lambda q, k, v: attend(q, k, v, mask, Pattern(cap=cap), compute), q, k, v
+        )
         return out, pull(out)
 
     compiled = jax.jit(run).lower(q, k, v, documents).compile()
@@ -69,7 +72,7 @@ def network():
     tokens = jax.ShapeDtypeStruct((4, 1024), jnp.int32, sharding=spec)
     compiled = jax.jit(jax.grad(small.cross_entropy)).lower(model, tokens, tokens).compile()
     count = compiled.as_text().count('custom_call_target="tpu_custom_call"')
-    return count, choice.said(config, model.compute, 4, 1024)
+    return count, model.attention_line(4, 1024)
 
 
 if __name__ == "__main__":

@@ -32,7 +32,6 @@ def quickly(function):
 VARIANTS: dict[str, dict[str, Any]] = {
     "plain": {},
     "unrolled": dict(scan_layers=False),
-    "projections apart": dict(join_projections=False, num_kv_heads=2, biases=True),
     "grouped": dict(num_kv_heads=2),
     "multi-query": dict(num_kv_heads=1),
     "one head": dict(num_heads=1, num_kv_heads=1),

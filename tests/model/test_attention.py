@@ -8,9 +8,9 @@ import pytest
 from configs.errors import UserError
 from model import masks
 from model.attention import Multihead, variant
-from model.axes import ShardingRules
 from model.backends import choice
-from model.compute import Compute
+from model.devices import choice as devices
+from model.pattern import Pattern
 from model.transformer import Transformer
 from tests.model import reference, small
 from tests.model.attending import COMPUTE
@@ -42,8 +42,8 @@ def test_layer_equals_the_reference(kind):
 
     @small.quickly
     def update(layer, x, positions, segments):
-        compute = Compute.of(config, ShardingRules())
-        return layer(x, positions, masks.causal(x.shape[1], segments, compute))[0]
+        mask = masks.causal(x.shape[1], segments, COMPUTE).within(config.window[0])
+        return layer.write(x, layer.attend(layer.project(x, positions), mask))
 
     found = update(first_layer(model), x, positions, segments)
     heads = reference.within(reference.layer(reference.weights(model), config, 0), "attention")
@@ -98,7 +98,7 @@ def test_variant_by_name():
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
-        ("multihaed", "model.attention = 'multihaed' is no variant.*mean 'multihead'"),
+        ("multihaed", "model.attention cannot be 'multihaed' .*mean 'multihead'"),
         ("no.such.module:Class", "model.attention = .* cannot be imported"),
         ("model.attention:Missing", "model.attention = .* cannot be imported"),
     ],
@@ -111,7 +111,7 @@ def test_unknown_variants_are_named(name, sentence):
 def taken(name, queries, keys):
     q, k = (jax.ShapeDtypeStruct((2, 4, n, 8), jnp.float32) for n in (queries, keys))
     mask = masks.causal(keys, None, COMPUTE)
-    return choice.named(name, q, k, k, mask, None, COMPUTE)
+    return choice.named(name, q, k, k, mask, Pattern(), COMPUTE)
 
 
 def test_an_unknown_backend_is_named():
@@ -132,5 +132,5 @@ def test_an_unknown_backend_is_named():
     ],
 )
 def test_auto_goes_by_device_and_shape(monkeypatch, device, queries, keys, expected):
-    monkeypatch.setattr(choice, "platform", lambda: device)
+    monkeypatch.setattr(devices, "platform", lambda: device)
     assert taken("auto", queries, keys) == expected

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from model.axes import ShardingRules
-from model.cache import empty_layer
+from model.cache import remember
+from model.compute import Compute
 from model.decoding import ready
-from model.masks import NEVER
+from model.heads import Heads
+from model.masks import NEVER, Mask
 from tests.model import small
 
 KINDS = {
@@ -19,8 +21,8 @@ KINDS = {
     "grouped, learned, biases": dict(
         num_kv_heads=2, positions="learned", biases=True, norm="layernorm"
     ),
-    "windows by turns": dict(window=(None, 3), num_layers=4, num_kv_heads=1),
-    "windows by turns, unrolled": dict(window=(3, None), num_layers=4, scan_layers=False),
+    "alternating windows": dict(window=(None, 3), num_layers=4, num_kv_heads=1),
+    "alternating windows, unrolled": dict(window=(3, None), num_layers=4, scan_layers=False),
     "full value map": dict(value_map="full", num_kv_heads=2),
     "unrolled, query/key norm, cap": dict(scan_layers=False, query_key_norm=True, logit_cap=2.0),
     "parallel, remat": dict(parallel_blocks=True, remat="block"),
@@ -81,11 +83,11 @@ def test_one_row_in_bfloat16_is_read_as_the_forward_pass_reads_it():
     wide = small.drawn(small.changed(config, dtype="float32"))
     exact = small.true_logits(wide, tokens)
     whole = np.abs(small.true_logits(model, tokens) - exact).max()
-    model = ready(model)
     cache, errors = model.empty_cache(1, small.LENGTH), []
+    decoder = ready(model)
     for t in range(small.LENGTH):
         index = np.full((1, 1), t, np.int32)
-        logits, cache = decode(model, tokens[:, t : t + 1], index, np.int32(t), cache)
+        logits, cache = decode(decoder, tokens[:, t : t + 1], index, np.int32(t), cache)
         found = np.asarray(logits)[:, 0, : config.vocab_size]
         errors.append(np.abs(found - exact[:, t]).max())
     assert max(errors) < 2 * whole
@@ -102,11 +104,10 @@ def test_a_ready_model_is_cast_and_its_layers_stand_apart():
     )
     model = small.drawn(config)
     made = ready(model)
-    assert ready(made) is made
-    assert len(made.blocks) == 4
-    for layer, block in enumerate(made.blocks):
+    assert len(made.layers) == 4
+    for layer, block in enumerate(made.layers):
         stack = model.blocks[layer % 2]
-        assert block.attention.window == stack.attention.window
+        assert block.window == stack.window
         assert block.attention.query.dtype == jnp.bfloat16
         np.testing.assert_array_equal(
             block.attention.query[...], stack.attention.query[layer // 2].astype(jnp.bfloat16)
@@ -115,11 +116,10 @@ def test_a_ready_model_is_cast_and_its_layers_stand_apart():
             block.attention.query_bias[...], stack.attention.query_bias[layer // 2]
         )
         assert block.attention_norm.gain.dtype == jnp.float32
-    assert made.unembedding_table.dtype == jnp.bfloat16
-    np.testing.assert_array_equal(
-        made.unembedding_table[...], model.embedding[...].astype(jnp.bfloat16)
-    )
-    assert ready(small.drawn(small.config(scan_layers=True))).stacked
+    table = made.model.unembedding_table
+    assert table.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(table[...], model.embedding[...].astype(jnp.bfloat16))
+    assert ready(small.drawn(small.config(scan_layers=True))).layers is None
 
 
 def test_what_a_cache_held_before_does_not_matter():
@@ -138,45 +138,37 @@ def test_what_a_cache_held_before_does_not_matter():
 
 def test_new_tokens_take_the_slots_from_where_they_are_told():
     rng = np.random.default_rng(0)
-    layer = empty_layer(None, ((2, 3, 5, 4), (2, 1, 5, 2)), "float32", ShardingRules())
-    layer = jax.tree.map(lambda leaf: jnp.full_like(leaf, 8.0), layer)
+    shapes = dict(key=(3, 4), value=(1, 2), gate=(3,))
+    layer = {n: jnp.full((2, g, 5, *w), 8.0) for n, (g, *w) in shapes.items()}
+    compute = Compute("float32", "float32", ShardingRules())
     for slot, count in ((4, 1), (1, 2)):
-        key, value = (
-            jnp.asarray(rng.standard_normal((2, groups, count, width)), jnp.float32)
-            for groups, width in ((3, 4), (1, 2))
-        )
-        written = layer.write(key, value, jnp.int32(slot))
-        for before, new, after in (
-            (layer.key, key, written.key),
-            (layer.value, value, written.value),
-        ):
+        new = {
+            n: jnp.asarray(rng.standard_normal((2, g, count, *w)), jnp.float32)
+            for n, (g, *w) in shapes.items()
+        }
+        heads = Heads(new["key"], new["key"], new["value"], by_key=dict(gate=new["gate"]))
+        mask = Mask(jnp.zeros((2, count)), jnp.zeros((2, 5)), slot=jnp.int32(slot))
+        heads, written = remember(layer, heads, mask, compute)
+        for name, before in layer.items():
             expected = np.array(before)
-            expected[:, :, slot : slot + count] = new
-            np.testing.assert_array_equal(after, expected)
+            expected[:, :, slot : slot + count] = new[name]
+            np.testing.assert_array_equal(written[name], expected)
+        np.testing.assert_array_equal(heads.by_key["gate"], written["gate"])
+        np.testing.assert_array_equal(heads.value, written["value"])
+        np.testing.assert_array_equal(heads.query, new["key"])
 
 
-def test_padding_has_no_place():
+def test_padding_has_no_position():
     cache = small.drawn(small.config()).empty_cache(2, 4)
     held = cache.hold(jnp.array([[3], [-1]]), jnp.int32(2))
     np.testing.assert_array_equal(
-        held.place, [[NEVER, NEVER, 3, NEVER], [NEVER, NEVER, NEVER, NEVER]]
+        held.position, [[NEVER, NEVER, 3, NEVER], [NEVER, NEVER, NEVER, NEVER]]
     )
-
-
-def test_a_cache_without_its_row_comes_back():
-    cache = ready(small.drawn(small.config(scan_layers=None))).empty_cache(1, 4)
-    lone = cache.without_row()
-    assert lone.layers[0].key.shape == cache.layers[0].key.shape[1:]
-    shapes = [[leaf.shape for leaf in jax.tree.leaves(c)] for c in (lone.with_rows(), cache)]
-    assert shapes[0] == shapes[1]
-    many = ready(small.drawn(small.config(scan_layers=None))).empty_cache(2, 4)
-    assert many.without_row() is many
-    assert many.with_rows() is many
 
 
 def test_a_cache_holds_a_group_and_not_a_head():
     model = small.drawn(small.config(num_kv_heads=2, num_layers=4, window=(None, 2)))
     caches = model.empty_cache(3, 9)
-    assert [(c.key.shape, c.value.shape) for c in caches.layers] == [
+    assert [(c["key"].shape, c["value"].shape) for c in caches.layers] == [
         ((2, 3, 2, 9, 6), (2, 3, 2, 9, 5))
     ] * 2

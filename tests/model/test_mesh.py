@@ -174,7 +174,8 @@ class Forgetful(Multihead):
     """Sums over heads without saying where the sum shall live."""
 
     def write(self, x, mixed):
-        return jnp.einsum("bhtr,hrd->btd", mixed, self.compute.weight(self.value_up))
+        gathered = self.compute.reshard(self.value_up[...], ("heads", None, None))
+        return jnp.einsum("bhtr,hrd->btd", mixed, gathered)
 
 
 def test_a_missing_annotation_is_an_error_before_anything_runs():

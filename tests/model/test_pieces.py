@@ -7,7 +7,8 @@ import pytest
 
 from model.backends import dense, pieces
 from model.masks import Mask, causal
-from tests.model.attending import COMPUTE, KINDS, LENGTH, both, check_on_a_mesh, drawn
+from model.pattern import Pattern
+from tests.model.attending import COMPUTE, KINDS, LENGTH, both, check_near, check_on_a_mesh, drawn
 
 
 @pytest.mark.parametrize(
@@ -20,10 +21,9 @@ def test_values_and_gradients_are_those_of_dense(monkeypatch, kind, block, most,
     monkeypatch.setattr(pieces, "BLOCK", block)
     monkeypatch.setattr(pieces, "MOST_BLOCKS", most)
     monkeypatch.setattr(pieces, "CACHE", cache)
-    arrays, mask, cap = drawn(**KINDS[kind])
-    found = both(pieces.attend, *arrays, mask, cap)
-    for own, expected in zip(found, both(dense.attend, *arrays, mask, cap), strict=True):
-        np.testing.assert_allclose(own, expected, rtol=0, atol=5e-6)
+    arrays, mask, pattern = drawn(**KINDS[kind])
+    found = both(pieces.attend, *arrays, mask, pattern)
+    check_near(found, both(dense.attend, *arrays, mask, pattern))
 
 
 @pytest.mark.parametrize("sizes", [dict(heads=4, context=2), dict(data=2, heads=4)])
@@ -37,8 +37,8 @@ def test_queries_that_stand_anywhere_read_a_cache(monkeypatch):
     monkeypatch.setattr(pieces, "BLOCK", 1)
     (q, k, v, _), _, _ = drawn()
     mask = Mask(jnp.array([[3, 4, 5], [9, 10, 11]]), jnp.arange(LENGTH)[None])
-    found = pieces.attend(q[:, :, :3], k, v, mask, None, COMPUTE)
-    expected = dense.attend(q[:, :, :3], k, v, mask, None, COMPUTE)
+    found = pieces.attend(q[:, :, :3], k, v, mask, Pattern(), COMPUTE)
+    expected = dense.attend(q[:, :, :3], k, v, mask, Pattern(), COMPUTE)
     np.testing.assert_allclose(found, expected, rtol=0, atol=2e-6)
 
 
@@ -46,7 +46,7 @@ def multiplications(attend, length, window):
     """Counts those of scores and reads."""
     shape = jax.ShapeDtypeStruct((1, 2, length, 32), jnp.float32)
     mask = causal(length, None, COMPUTE).within(window)
-    run = jax.jit(lambda q, k, v: attend(q, k, v, mask, None, COMPUTE))
+    run = jax.jit(lambda q, k, v: attend(q, k, v, mask, Pattern(), COMPUTE))
     cost = run.lower(shape, shape, shape).compile().cost_analysis()
     return cost["flops"]
 

@@ -11,12 +11,15 @@ import numpy as np
 import pytest
 
 from configs.errors import UserError
+from model import transformer
 from model.backends import choice, dense, splash
+from model.devices import choice as devices
 from model.masks import Mask
+from model.pattern import Pattern
 from tests.model import small
-from tests.model.attending import COMPUTE, KINDS, both, check_on_a_mesh, drawn
+from tests.model.attending import COMPUTE, HOOKED, KINDS, both, check_near, check_on_a_mesh, drawn
 
-TAKEN = [kind for kind in KINDS if kind != "full value map"]
+TAKEN = [kind for kind in KINDS if kind != "full value map" and kind not in HOOKED]
 
 
 @pytest.fixture
@@ -26,10 +29,9 @@ def interpreted(monkeypatch):
 
 @pytest.mark.parametrize("kind", TAKEN)
 def test_values_and_gradients_are_those_of_dense(interpreted, kind):
-    arrays, mask, cap = drawn(**KINDS[kind])
-    found = both(splash.attend, *arrays, mask, cap)
-    for own, expected in zip(found, both(dense.attend, *arrays, mask, cap), strict=True):
-        np.testing.assert_allclose(own, expected, rtol=0, atol=5e-6)
+    arrays, mask, pattern = drawn(**KINDS[kind])
+    found = both(splash.attend, *arrays, mask, pattern)
+    check_near(found, both(dense.attend, *arrays, mask, pattern))
 
 
 @pytest.mark.parametrize("kind", ["windowed", "all"])
@@ -37,9 +39,9 @@ def test_several_blocks_are_those_of_dense(interpreted, monkeypatch, kind):
     """Blocks are 128 tokens at least; 300 are padded to three."""
     monkeypatch.setattr(splash, "BLOCK", 128)
     kind = {**KINDS[kind], "window": 130}
-    arrays, mask, cap = drawn(**kind, length=300)
-    found = both(splash.attend, *arrays, mask, cap)
-    for own, expected in zip(found, both(dense.attend, *arrays, mask, cap), strict=True):
+    arrays, mask, pattern = drawn(**kind, length=300)
+    found = both(splash.attend, *arrays, mask, pattern)
+    for own, expected in zip(found, both(dense.attend, *arrays, mask, pattern), strict=True):
         np.testing.assert_allclose(own, expected, rtol=0, atol=1e-5)
 
 
@@ -59,13 +61,15 @@ def test_what_it_cannot_compute_is_refused(interpreted, monkeypatch):
             splash.attend(*given)
         return str(error.value)
 
-    given = (q, k, v, mask, None, COMPUTE)
+    given = (q, k, v, mask, Pattern(), COMPUTE)
     assert choice.named("splash", *given) == "splash"
-    cached = Mask(mask.query_index, mask.key_index)
-    assert "not a cache" in refused(q, k, v, cached, None, COMPUTE)
-    assert "value_map" in refused(q, k, v[:, :1], mask, None, COMPUTE)
+    cached = Mask(mask.query_position, mask.key_position)
+    assert "not a cache" in refused(q, k, v, cached, Pattern(), COMPUTE)
+    assert "value_map" in refused(q, k, v[:, :1], mask, Pattern(), COMPUTE)
     with jax.set_mesh(small.mesh(dict(context=2, heads=4))):
         assert "mesh.context = 1" in refused(*given)
+    hooked = Pattern(visible=lambda query, key, head: True)
+    assert "no hooks" in refused(q, k, v, mask, hooked, COMPUTE)
     monkeypatch.setattr(splash, "INTERPRET", False)
     assert "this is a cpu" in refused(*given)
 
@@ -73,8 +77,8 @@ def test_what_it_cannot_compute_is_refused(interpreted, monkeypatch):
 def test_tokens_that_read_a_cache_take_another():
     """A model that was trained with it decodes."""
     (q, k, v, _), mask, _ = drawn()
-    cached = Mask(mask.query_index, mask.key_index, slot=jnp.int32(0))
-    assert choice.named("splash", q[:, :, :1], k, v, cached, None, COMPUTE) == "dense"
+    cached = Mask(mask.query_position, mask.key_position, slot=jnp.int32(0))
+    assert choice.named("splash", q[:, :, :1], k, v, cached, Pattern(), COMPUTE) == "dense"
 
 
 @pytest.mark.extras
@@ -106,12 +110,12 @@ def test_it_compiles_for_tpus(extra):
 
 
 def test_short_sequences_and_long_ones_on_a_tpu(monkeypatch):
-    monkeypatch.setattr(choice, "platform", lambda: "tpu")
-    monkeypatch.setattr(splash, "platform", lambda: "tpu")
+    for module in (splash, devices, transformer):
+        monkeypatch.setattr(module, "platform", lambda: "tpu")
 
     def taken(length, **changes):
-        config = small.config(**changes)
-        return choice.said(config, COMPUTE, 2, length)
+        config = small.config(max_length=length, attention_backend="auto", **changes)
+        return small.abstract(config).attention_line(2, length)
 
     assert taken(512) == "attention: splash (auto, for 512 tokens on a tpu)"
     assert taken(511) == "attention: dense (auto, for 511 tokens on a tpu)"

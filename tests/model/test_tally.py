@@ -114,7 +114,7 @@ def test_cache_bytes_are_those_of_an_empty_cache() -> None:
 
 def test_a_variant_with_a_parameter_of_its_own_is_counted() -> None:
     plain = tally(model_config(), 32)
-    gated = tally(model_config(attention="tests.model.gated_heads:GatedHeads"), 32)
+    gated = tally(model_config(attention="model.variants.gated:Gated"), 32)
     assert gated.head - plain.head == 128
     assert gated.parameters - plain.parameters == 4 * 4 * 128
 

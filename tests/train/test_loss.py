@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy.special import log_softmax, logsumexp
 
+from model.axes import RESIDUAL, TOKENS
 from model.transformer import Transformer
 from tests.model import small
 from train import loss
@@ -86,8 +87,8 @@ def test_on_a_mesh_it_is_the_same(sizes):
     with jax.set_mesh(small.mesh(sizes)):
         like = jax.eval_shape(lambda: Transformer(SHAPE, jax.random.key(0)))
         placed = jax.tree.map(lambda a, b: jax.device_put(a, b.sharding.spec), model, like)
-        place = model.compute.place
-        arrays = (place(x, loss.RESIDUAL), place(labels, loss.TOKENS), place(weights, loss.TOKENS))
+        reshard = model.compute.reshard
+        arrays = reshard(x, RESIDUAL), reshard(labels, TOKENS), reshard(weights, TOKENS)
         found_value, found = small.quickly(run)(placed, *arrays)
         np.testing.assert_allclose(found_value, value, rtol=1e-6)
         for own, whole in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):

@@ -108,10 +108,12 @@ def test_muon_leaves_all_but_matrices_to_adamw():
 class Gated(Multihead):
     """A variant with a matrix and a gain of its own."""
 
-    def __init__(self, config, declare, compute, window):
-        super().__init__(config, declare, compute, window)
+    def __init__(self, config, declare, compute):
+        super().__init__(config, declare, compute)
         h, d = config.num_heads, config.embed_dim
-        self.gate = declare.matrix("gate", (d, h, d), ("embed", "heads", "update"), "embed")
+        self.gate = declare.matrix(
+            "gate", (d, h, d), ("embed", "heads", "update"), "embed", stacked="heads"
+        )
         self.strength = declare.gain("strength", (h,), ("heads",))
 
 

@@ -13,7 +13,7 @@ from train.loop import train
 from train.sampler import Sampler
 from train.step import named_arrays
 
-VARIANT = "tests.model.gated_heads:GatedHeads"
+VARIANT = "model.variants.gated:Gated"
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,37 @@
+"""Classes and functions of the reader's own, named in a config as "module:name"."""
+
+import importlib
+from collections.abc import Iterable
+from typing import Any
+
+from configs.errors import UserError, nearest
+
+
+def named(text: str, field: str, builtin: Iterable[str] = ()) -> Any:
+    """Returns the class or function that a field names as "module:name".
+
+    Args:
+      text: the field's value.
+      field: its dotted name, for errors.
+      builtin: the other values that the field takes, for errors.
+
+    Raises:
+      UserError: there is no such module, or nothing of that name that can be called in it.
+    """
+    module, _, name = text.partition(":")
+    known = list(builtin)
+    if not module or not name:
+        raise UserError(
+            f"{field} cannot be {text!r}{nearest(text, known)}; choose one of {', '.join(known)}, "
+            "or write 'module:name' for one of your own."
+        )
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except Exception as error:  # a user's module may raise anything
+        raise UserError(
+            f"{field} = {text!r} cannot be imported ({type(error).__name__}: {error}); "
+            "name a module on the Python path and a name in it."
+        ) from error
+    if not callable(found):
+        raise UserError(f"{field} = {text!r} cannot be called; name a class or a function.")
+    return found

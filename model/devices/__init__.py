@@ -1,0 +1,1 @@
+"""What kinds of device do each in their own way."""

@@ -1,0 +1,85 @@
+"""What a CPU does in another way than accelerators; it may be left out of ``choice.DEVICES``."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec
+from jaxtyping import Array
+
+from model.devices import matrices
+from model.devices.plain import Plain
+
+# Layers up to which a CPU runs an unrolled network faster, and still compiles it soon.
+UNROLLED = 12
+
+# Bytes of the pattern's blocks that a CPU works on at once: they are read again soon.
+CACHE = 4 * 2**20
+
+
+class CPU(Plain):
+    """A CPU, whose compiler needs products, loops and 16-bit arrays put to it in its own way."""
+
+    def einsum(
+        self, subscripts: str, x: Array, w: Array, *, wide: str, spec: PartitionSpec | None
+    ) -> Array:
+        """Merges indices, so that each product is one of two matrices; not over several devices."""
+        if spec is not None and jax.sharding.get_abstract_mesh().size > 1:
+            return super().einsum(subscripts, x, w, wide=wide, spec=spec)
+        return matrices.einsum(subscripts, x, w, wide)
+
+    def attend(self, attend: Callable[..., Array], block: int, *arguments: Any) -> Array:
+        """Attends with as few heads at once as stay in the cache: those that share a key."""
+        q, k, v, mask, pattern = arguments
+        batch, heads, length, _ = q.shape
+        groups, shared = k.shape[1], v.shape[1] == 1
+        if max(length, k.shape[2]) <= block or batch * heads * block**2 * 4 <= CACHE:
+            return attend(*arguments)
+
+        def by_group(x: Array, many: int) -> Array:
+            x = jnp.broadcast_to(x, (batch, many, *x.shape[2:]))
+            return x.reshape(batch, groups, -1, *x.shape[2:])
+
+        def by_head(x: Array) -> Array:
+            return x.reshape(groups, -1, *x.shape[1:])
+
+        def row(parts: tuple) -> Array:
+            q, k, v, mask, sides = parts
+
+            def group(parts: tuple) -> Array:
+                q, k, own, (query, key) = jax.tree.map(lambda x: x[None], parts[:4])
+                head, sink = parts[4:]
+                several = dict(query=query, key=key, head=head, sink=sink)
+                own_pattern = dataclasses.replace(pattern, **several)
+                return attend(q, k, v[None] if shared else own, mask, own_pattern)[0]
+
+            mask = jax.tree.map(lambda x: x[None], mask)
+            each = (q, k, None if shared else v, sides, *of_heads)
+            return jax.lax.map(group, each).reshape(heads, length, -1)
+
+        of_heads = jax.tree.map(by_head, (pattern.head, pattern.sink))
+        sides = jax.tree.map(lambda x: by_group(x, heads), (pattern.query, pattern.key))
+        mask = dataclasses.replace(mask, slot=None)
+        masks = jax.tree.map(lambda x: jnp.broadcast_to(x, (batch, x.shape[1])), mask)
+        values = v if shared else by_group(v, groups)
+        return jax.lax.map(row, (by_group(q, heads), by_group(k, groups), values, masks, sides))
+
+    def scans(self, num_layers: int) -> bool:
+        """Unrolls a few layers."""
+        return num_layers > UNROLLED
+
+    def short_attention(self) -> str:
+        """Returns the backend whose pieces stay in the cache."""
+        return "pieces"
+
+    def cache_dtype(self, dtype: str, wide: str) -> str:
+        """Holds 16 bits as ``wide``: XLA would widen all slots to read or write one."""
+        return wide if jnp.dtype(dtype).itemsize == 2 else dtype
+
+    def one_row_options(self, dtype: str) -> dict[str, str]:
+        """Leaves XLA's library of kernels out, which writes each term of a sum to memory."""
+        return (
+            {"xla_cpu_experimental_ynn_fusion_type": ""} if jnp.dtype(dtype).itemsize == 2 else {}
+        )

@@ -1,0 +1,59 @@
+"""What a TPU or a GPU does: the plain way."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec
+from jaxtyping import Array
+
+
+class Plain:
+    """How things are computed on a device that is good at what XLA makes of them."""
+
+    def einsum(
+        self, subscripts: str, x: Array, w: Array, *, wide: str, spec: PartitionSpec | None
+    ) -> Array:
+        """Multiplies two operands of one type.
+
+        Args:
+          subscripts: as of ``jnp.einsum``.
+          x: the first operand.
+          w: the second.
+          wide: type of the sums and of the result.
+          spec: how the result is split over the mesh; None without one.
+        """
+        return jnp.einsum(subscripts, x, w, preferred_element_type=wide, out_sharding=spec)
+
+    def scans(self, num_layers: int) -> bool:
+        """Returns whether so many layers are scanned, where a config does not say."""
+        del num_layers
+        return True
+
+    def short_attention(self) -> str:
+        """Returns the attention backend for few tokens."""
+        return "dense"
+
+    def attend(self, attend: Callable[..., Array], block: int, *arguments: Any) -> Array:
+        """Calls an attention function.
+
+        Args:
+          attend: of queries, keys, values, mask and pattern.
+          block: tokens of the blocks in which it computes the pattern.
+          arguments: of all heads.
+        """
+        del block
+        return attend(*arguments)
+
+    def cache_dtype(self, dtype: str, wide: str) -> str:
+        """Returns the type in which a cache holds keys and values of type ``dtype``.
+
+        Args: dtype of activations, dtype of sums.
+        """
+        del wide
+        return dtype
+
+    def one_row_options(self, dtype: str) -> dict[str, str]:
+        """Returns compiler options for a program whose products have one row each."""
+        del dtype
+        return {}

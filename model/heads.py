@@ -1,0 +1,47 @@
+"""What the heads of a layer make of the residual: queries, keys, values, and a variant's more."""
+
+import dataclasses
+from typing import no_type_check
+
+import jax
+from jaxtyping import Array, Float
+
+
+@no_type_check  # as a pytree it also holds shapes and shardings
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Heads:
+    """Queries, keys and values of some tokens; keys and values also of those before, if cached.
+
+    Attributes:
+      query: of H heads.
+      key: of G groups; query head h reads group ``h // (H / G)``.
+      value: of as many groups, or of one for all heads.
+      by_query: more arrays that each query has, by name.
+      by_key: more arrays that each key has, by name; a cache remembers them with the keys.
+    """
+
+    query: Float[Array, "B H T K"]
+    key: Float[Array, "B G S K"]
+    value: Float[Array, "B Gv S R"]
+    by_query: dict[str, Float[Array, "B h T ..."]] = dataclasses.field(default_factory=dict)
+    by_key: dict[str, Float[Array, "B h S ..."]] = dataclasses.field(default_factory=dict)
+
+    def with_keys(self, **arrays: Float[Array, "B h S ..."]) -> "Heads":
+        """Returns the same with more arrays that each key has."""
+        return dataclasses.replace(self, by_key={**self.by_key, **arrays})
+
+    def with_queries(self, **arrays: Float[Array, "B h T ..."]) -> "Heads":
+        """Returns the same with more arrays that each query has."""
+        return dataclasses.replace(self, by_query={**self.by_query, **arrays})
+
+    @property
+    def remembered(self) -> dict[str, Float[Array, "B h S ..."]]:
+        """What later tokens read, by name."""
+        return {"key": self.key, "value": self.value, **self.by_key}
+
+    def remembering(self, arrays: dict[str, Array]) -> "Heads":
+        """Returns the same queries with the keys and values, and more by key, of ``remembered``."""
+        key, value, more = arrays["key"], arrays["value"], dict(arrays)
+        del more["key"], more["value"]
+        return dataclasses.replace(self, key=key, value=value, by_key=more)

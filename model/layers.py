@@ -1,0 +1,106 @@
+"""How the blocks of a network follow each other: scanned, or unrolled."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from model.axes import RESIDUAL, TOKENS
+from model.block import Block
+from model.cache import Layer
+from model.compute import PRODUCT, Compute
+from model.config import ModelConfig
+from model.devices.choice import device
+from model.masks import Mask
+
+_POLICIES = {
+    "block": jax.checkpoint_policies.nothing_saveable,
+    "matmuls": jax.checkpoint_policies.save_only_these_names(PRODUCT),
+}
+
+
+def scanned(config: ModelConfig) -> bool:
+    """Returns whether layers are scanned; where the config does not say, by device and depth."""
+    if config.scan_layers is not None:
+        return config.scan_layers
+    return device().scans(config.num_layers)
+
+
+def unstacked(stacks: Sequence[Block]) -> list[Block]:
+    """Returns each layer of stacks of blocks, in the order of the network.
+
+    All are cut at once, so that their gradients are joined at once, and not padded and added.
+    """
+    leaves, structure = jax.tree.flatten(list(stacks))
+    count = leaves[0].shape[0]
+    parts = [jax.lax.split(leaf, (1,) * count, axis=0) for leaf in leaves]
+    periods = [[part[i].squeeze(0) for part in parts] for i in range(count)]
+    return [block for period in periods for block in jax.tree.unflatten(structure, period)]
+
+
+def remembered(
+    stack: Block, rows: int, length: int, compute: Compute
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """Returns shapes and types of what a stack of blocks remembers of so many tokens."""
+
+    def one(block: Block) -> dict[str, Array]:
+        x = jnp.zeros((rows, length, block.config.embed_dim), compute.dtype)
+        positions = jnp.zeros((rows, length), jnp.int32)
+        return block.attention.project(
+            compute.reshard(x, RESIDUAL), compute.reshard(positions, TOKENS)
+        ).remembered
+
+    return jax.eval_shape(jax.vmap(one), stack)
+
+
+def run(
+    config: ModelConfig,
+    blocks: Sequence[Block],
+    x: Float[Array, "B T D"],
+    positions: Int[Array, "B T"],
+    mask: Mask,
+    cache: Sequence[Layer | None] | None = None,
+    key: PRNGKeyArray | None = None,
+    layers: Sequence[Block] | None = None,
+) -> tuple[Float[Array, "B T D"], list[Layer | None]]:
+    """Returns the residual stream after all blocks, and what they remember.
+
+    Args:
+      config: of the network.
+      blocks: stacks of blocks; stack i has the layers i, i + p, i + 2p, ... of a period of p.
+      x: the residual stream.
+      positions: of each token in its document.
+      mask: which key a query sees.
+      cache: of each stack where layers are scanned, else of each layer.
+      key: of dropout; None does not drop.
+      layers: the blocks cut apart, where they are not scanned; cut here when None.
+    """
+    keys = None if key is None else jax.random.split(key, config.num_layers)
+    scans = scanned(config)
+
+    def several(x: Array, part: tuple) -> tuple[Array, list]:
+        written = []
+        for block, own, drop in zip(*part, strict=True):
+            x, after = block(x, positions, mask, own, drop)
+            written.append(after)
+        return x, written
+
+    if config.remat != "none":
+        several = jax.checkpoint(several, policy=_POLICIES[config.remat], prevent_cse=not scans)
+    none = [None] * config.num_layers
+    if scans:
+        period = config.period
+        drops: Any = none[:period]
+        if keys is not None:
+            by_period = keys.reshape(-1, period, *keys.shape[1:])
+            drops = [by_period[:, i] for i in range(period)]
+        return jax.lax.scan(several, x, (list(blocks), cache or none[:period], drops))
+    written = []
+    drops = none if keys is None else list(keys)
+    layers = unstacked(blocks) if layers is None else layers
+    for part in zip(layers, cache or none, drops, strict=True):
+        x, after = several(x, tuple([one] for one in part))
+        written += after
+    return x, written

@@ -1,0 +1,63 @@
+"""Operations of attention for one query and one key, counted in its program."""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from model import masks
+from model.attention import Multihead
+from model.axes import RESIDUAL
+from model.block import Block
+from model.compute import Compute
+from model.heads import Heads
+
+# Tokens of the program that is counted.
+LENGTH = 16
+
+
+def pair_operations(stack: Block, compute: Compute) -> float:
+    """Returns floating-point operations of a layer's patterns for one query and one key.
+
+    They are its products, of all heads, and what the hooks of a variant do. The softmax is not
+    counted, as nowhere in the tally.
+
+    Args:
+      stack: of blocks, abstract or real, whose backend holds whole patterns.
+      compute: the arithmetic.
+    """
+    block = jax.eval_shape(lambda stack: jax.tree.map(lambda leaf: leaf[0], stack), stack)
+    mask = masks.causal(LENGTH, None, compute)
+
+    def project(block: Block) -> Heads:
+        x = jnp.zeros((1, LENGTH, block.config.embed_dim), compute.dtype)
+        positions = jnp.zeros((1, LENGTH), jnp.int32)
+        return block.attention.project(compute.reshard(x, RESIDUAL), positions)
+
+    hooks = []
+
+    def attend(block: Block, heads: Heads) -> Array:
+        if isinstance(block.attention, Multihead):
+            hooks.append(block.attention.pattern(heads, mask).operations())
+        return block.attention.attend(heads, mask)
+
+    heads = jax.eval_shape(project, block)
+    program = jax.make_jaxpr(attend)(block, heads)
+    return _products(program.jaxpr) / LENGTH**2 + sum(hooks) * heads.query.shape[1]
+
+
+def _products(jaxpr: Any) -> int:
+    """Returns the operations of all matrix products in a program."""
+    count = 0
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            (summed, _), _ = equation.params["dimension_numbers"]
+            left = equation.invars[0].aval.shape
+            count += 2 * equation.outvars[0].aval.size * math.prod(left[i] for i in summed)
+        for parameter in jax.tree.leaves(list(equation.params.values())):
+            inner = getattr(parameter, "jaxpr", parameter)
+            if hasattr(inner, "eqns"):
+                count += _products(inner)
+    return count

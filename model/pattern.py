@@ -1,0 +1,139 @@
+"""How an attention pattern is made of logits: a cap, hooks of a variant, and sinks."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
+from typing import Any, no_type_check
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from model.axes import Axes
+from model.compute import Compute
+from model.masks import Mask
+
+
+@no_type_check  # as a pytree it also holds shapes and shardings
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Pattern:
+    """``softmax(mask(score(cap(q k^T / sqrt(K)))))``, with sinks in the denominator.
+
+    The two hooks are written for one query, one key and one head, and know what they are given:
+    ``query.position`` and ``key.position`` in the row, ``head.index``, and the arrays below, each
+    by its own name. They use no other arrays, and may use any function of jax.
+
+    Attributes:
+      cap: logits become ``cap * tanh(logit / cap)`` first; None leaves them.
+      score: ``(logit, query, key, head)`` to another logit; None leaves it.
+      visible: ``(query, key, head)`` to whether the query sees the key, if the mask lets it.
+      query: arrays that each query has, [B, h, T, ...]; h is H, or 1 for all heads.
+      key: arrays that each key has, [B, h, S, ...].
+      head: arrays that each head has, [H, ...].
+      sink: a logit of each head that adds to the denominator of the softmax and to nothing else.
+    """
+
+    cap: float | None = dataclasses.field(default=None, metadata=dict(static=True))
+    score: Callable[..., Any] | None = dataclasses.field(default=None, metadata=dict(static=True))
+    visible: Callable[..., Any] | None = dataclasses.field(default=None, metadata=dict(static=True))
+    query: dict[str, Float[Array, "B h T ..."]] = dataclasses.field(default_factory=dict)
+    key: dict[str, Float[Array, "B h S ..."]] = dataclasses.field(default_factory=dict)
+    head: dict[str, Float[Array, "H ..."]] = dataclasses.field(default_factory=dict)
+    sink: Float[Array, "H"] | None = None
+
+    @property
+    def hooked(self) -> bool:
+        """Whether a function of the variant's own changes logits or hides keys."""
+        return self.score is not None or self.visible is not None
+
+    def numbered(self, heads: int) -> "Pattern":
+        """Returns the pattern with ``head.index``, if there is a hook to read it."""
+        if not self.hooked:
+            return self
+        return dataclasses.replace(self, head={"index": jnp.arange(heads), **self.head})
+
+    def scores(self, logits: Float[Array, "B H T S"], mask: Mask) -> Float[Array, "B H T S"]:
+        """Returns what the softmax is taken of, before the mask."""
+        if self.cap is not None:
+            logits = self.cap * jnp.tanh(logits / self.cap)
+        if self.score is None:
+            return logits
+        return self._each(self.score, mask, logits.shape[:2], logits).astype(logits.dtype)
+
+    def seen(self, mask: Mask, rows: int, heads: int) -> Bool[Array, "b h T S"]:
+        """Returns where a query sees a key; b or h may be 1, where all rows or heads agree."""
+        seen = mask.visible()
+        if self.visible is None:
+            return seen
+        return seen & self._each(self.visible, mask, (rows, heads))
+
+    def _each(self, function: Callable, mask: Mask, shape: Sequence[int], *logits: Array) -> Array:
+        """Calls a function of one query, key and head for all."""
+
+        def attributes(position: Array, arrays: dict[str, Array]) -> dict[str, Array]:
+            every = {"position": position[:, None], **arrays}
+            return {n: jnp.broadcast_to(x, (*shape, *x.shape[2:])) for n, x in every.items()}
+
+        mapped = _by_arrays(function)
+        for axes in ((None, 0, None), (0, None, None), (0, 0, 0), (0, 0, None)):
+            mapped = jax.vmap(mapped, (*(0 for _ in logits), *axes))
+        query = attributes(mask.query_position, self.query)
+        return mapped(*logits, query, attributes(mask.key_position, self.key), self.head)
+
+    def operations(self) -> float:
+        """Returns how many floating-point operations the hooks are for one query, key and head."""
+        number, position = (jax.ShapeDtypeStruct((), d) for d in (jnp.float32, jnp.int32))
+
+        def one(arrays: dict[str, Array], leading: int) -> dict[str, jax.ShapeDtypeStruct]:
+            own = {n: jax.ShapeDtypeStruct(x.shape[leading:], x.dtype) for n, x in arrays.items()}
+            return {"position": position, "index": position, **own}
+
+        given = one(self.query, 3), one(self.key, 3), one(self.head, 1)
+        found = 0.0
+        for function, logit in ((self.score, [number]), (self.visible, [])):
+            if function is not None:
+                cost: Any = jax.jit(_by_arrays(function)).lower(*logit, *given).cost_analysis()
+                found += cost.get("flops", 0.0) + cost.get("transcendentals", 0.0)
+        return found
+
+    def resharded(self, compute: Compute) -> "Pattern":
+        """Returns the pattern with its arrays split as queries, whole keys and heads are."""
+
+        def split(arrays: dict[str, Array], axes: Axes) -> dict[str, Array]:
+            return {
+                name: compute.reshard(x, (*axes, *(None,) * (x.ndim - len(axes))))
+                for name, x in arrays.items()
+            }
+
+        return dataclasses.replace(
+            self,
+            query=split(self.query, ("batch", "heads", "length")),
+            key=split(self.key, ("batch", "heads", None)),
+            head=split(self.head, ("heads",)),
+            sink=None if self.sink is None else compute.reshard(self.sink, ("heads",)),
+        )
+
+    def cut(
+        self, rows: slice = slice(None), queries: slice = slice(None), keys: slice = slice(None)
+    ) -> "Pattern":
+        """Returns the pattern of some rows, queries and keys."""
+
+        def part(x: Array, columns: slice) -> Array:
+            return x[:, :, columns] if x.shape[0] == 1 else x[rows, :, columns]
+
+        return dataclasses.replace(
+            self,
+            query={name: part(x, queries) for name, x in self.query.items()},
+            key={name: part(x, keys) for name, x in self.key.items()},
+        )
+
+
+def _by_arrays(function: Callable) -> Callable:
+    """Returns a hook that takes the attributes of its last three arguments as dictionaries."""
+
+    def called(*given: Any) -> Array:
+        *logit, query, key, head = given
+        return function(*logit, *(SimpleNamespace(**own) for own in (query, key, head)))
+
+    return called

@@ -1,0 +1,1 @@
+"""Attention variants, each one short file: ``model.attention="model.variants.alibi:ALiBi"``."""
