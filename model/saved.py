@@ -1,9 +1,9 @@
 """Saved models and steps on disk. The only module that knows Orbax.
 
-A saved step is one folder: Orbax items ``model`` and ``optimizer``, plain ``config.json``,
-``tokenizer.json`` and ``state.json``, and ``manifest.json``, written last: a folder without a
-manifest does not exist. A saved model is the same without ``optimizer`` and ``state.json``,
-which may be deleted.
+A saved step is one folder: Orbax items ``model``, ``optimizer`` and, where there is an average of
+the parameters, ``ema``; plain ``config.json``, ``tokenizer.json`` and ``state.json``, and
+``manifest.json``, written last: a folder without a manifest does not exist. A saved model is the
+same without ``optimizer`` and ``state.json``, which may be deleted.
 Arrays go by name, as "blocks.0.attention.query"; nothing is unpickled.
 """
 
@@ -35,7 +35,7 @@ MANIFEST = "manifest.json"
 CONFIG = "config.json"
 TOKENIZER = "tokenizer.json"
 STATE = "state.json"
-MODEL, OPTIMIZER = "model", "optimizer"  # the Orbax items
+MODEL, OPTIMIZER, EMA = "model", "optimizer", "ema"  # the Orbax items
 STEPS = "checkpoints"  # the folder of a workdir that holds its steps
 
 
@@ -62,25 +62,38 @@ class Saved:
         """The shape of its network."""
         return ModelConfig.from_config(self.config.model, 1, self.config.length)
 
-    def load_model(self, mesh: Mesh, rules: ShardingRules | None = None) -> Transformer:
-        """Reads the model onto a mesh, whatever mesh it was saved from.
+    def load_model(
+        self, mesh: Mesh, rules: ShardingRules | None = None, ema: bool = False
+    ) -> Transformer:
+        """Reads the model, or the average of its parameters, whatever mesh it was saved from.
 
         Raises:
-          UserError: the arrays are not those of its config, or cannot be read.
+          UserError: the arrays are not those of its config, or cannot be read; or no average is.
         """
+        if ema and not self.holds(EMA):
+            raise UserError(
+                f"{self.path} holds no average of the parameters for --ema; leave the flag out, "
+                "or train with optim.ema."
+            )
         config = self.model_config
         with jax.set_mesh(mesh):
             abstract = jax.eval_shape(lambda k: Transformer(config, k, rules), jax.random.key(0))
         names = [name for name, _ in parameters(abstract)]
-        arrays = self.load(MODEL, dict(zip(names, jax.tree.leaves(abstract), strict=True)), mesh)
+        arrays = self.load(
+            EMA if ema else MODEL, dict(zip(names, jax.tree.leaves(abstract), strict=True)), mesh
+        )
         leaves = [arrays[name] for name in names]
         return jax.tree.unflatten(jax.tree.structure(abstract), leaves)
+
+    def holds(self, item: str) -> bool:
+        """Tells whether an item was saved."""
+        return (self.path / item).is_dir()
 
     def load(self, item: str, abstract: PyTree, mesh: Mesh) -> PyTree:
         """Reads one item.
 
         Args:
-          item: "model" or "optimizer".
+          item: "model", "optimizer" or "ema".
           abstract: shapes, dtypes and shardings that are wanted, in the structure wanted.
           mesh: the devices behind the shardings.
 
