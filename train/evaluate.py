@@ -116,6 +116,7 @@ def define_checkpoint_flags() -> None:
     """Defines what every command on a checkpoint takes."""
     flags.DEFINE_string("checkpoint", None, "A run (its newest whole step), a step, or a model.")
     flags.DEFINE_string("json", None, "Also write the figures to this file.")
+    flags.DEFINE_bool("ema", False, "The average of the parameters that optim.ema keeps.")
     flags.DEFINE_string("mesh", "", "Sizes of the mesh, as fsdp=2,heads=4; empty: one device.")
 
 
@@ -167,7 +168,7 @@ def main() -> None:
     mesh = mesh_flag()
     check_mesh(mesh, saved.model_config, config.batch_size, config.length)
     with jax.set_mesh(mesh):
-        model = saved.load_model(mesh)
+        model = saved.load_model(mesh, ema=flags.FLAGS.ema)
         figures = evaluate(
             model, sources.validation, sources.tokenizer, config, mesh, flags.FLAGS.batches
         )

@@ -105,7 +105,7 @@ def main() -> None:
     prompts = _prompts(defaults.prompts)
     mesh = mesh_flag()
     with jax.set_mesh(mesh):
-        model = saved.load_model(mesh)
+        model = saved.load_model(mesh, ema=flags.FLAGS.ema)
         found = continue_texts(
             model,
             saved.tokenizer,
