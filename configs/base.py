@@ -85,7 +85,9 @@ def optim() -> ConfigDict:
     """The optimizer. Numbers are arguments of the compiled step, all but ``accumulate``."""
     return ConfigDict(
         dict(
-            name="adamw",  # "adamw", "lion", "adafactor" or "muon"
+            name="adamw",  # "adamw", "lion", "adafactor", "muon" or "module:function" of your own:
+            #                function(numbers, declarations) returns the optax transformation that
+            #                stands between the clip and the weight decay (train/optimizer.py)
             learning_rate=1e-3,  # peak
             schedule="cosine",  # "cosine", "linear", "warmup_stable_decay" or "constant"
             warmup_steps=100,  # steps of linear warm-up from 0
@@ -93,6 +95,9 @@ def optim() -> ConfigDict:
             decay_fraction=0.2,  # of all steps, the decay of "warmup_stable_decay"
             weight_decay=0.1,  # a step subtracts learning_rate * weight_decay * matrix; norms and
             #                    biases never decay
+            multipliers=(),  # of (pattern, rate, decay): factors on the learning rate and on the
+            #                weight decay of the parameters whose names match, all that do, such
+            #                as (("*.attention.*", 0.5, 1.0), ("embedding", 1.0, 0.0))
             b1=0.9,  # decay of the first moment (not of "adafactor")
             b2=0.95,  # decay of the second moment (not of "adafactor", which has its own)
             eps=1e-8,  # added to the root of the second moment ("adamw", and "muon" for the rest)
@@ -100,6 +105,9 @@ def optim() -> ConfigDict:
             muon_learning_rate=0.02,  # "muon": peak for the matrices, the rest takes learning_rate
             muon_momentum=0.95,  # "muon": decay of the momentum
             z_loss=0.0,  # weight of (log of the sum of exp logits)^2 in the loss
+            ema=0.0,  # a step's decay of the moving average of the parameters, in float32; 0: none
+            master_weights=False,  # keep float32 weights behind parameters of a narrower dtype,
+            #                which are rounded from them; moments are then float32 too
             accumulate=1,  # microbatches that a batch is cut into
         )
     )
@@ -138,6 +146,8 @@ def get_config() -> ConfigDict:
                 eval_every=500,  # steps between evaluations; 0: only the last
                 eval_batches=20,  # batches in an evaluation during the run; 0: all
                 tensorboard=True,  # also write TensorBoard event files
+                profile=(),  # first and last step of which a trace is written to workdir/profile,
+                #                for XProf and Perfetto, as (100, 102); (): none
             ),
             sample=dict(  # what `python -m train.sample` does unless its flags say otherwise
                 prompts=(),  # texts to continue; none: the start of a document

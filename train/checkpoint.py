@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import jax
 from jax.sharding import Mesh
@@ -10,7 +11,7 @@ from ml_collections import ConfigDict
 from configs import resolved
 from configs.errors import UserError
 from model import saved
-from model.saved import CONFIG, MODEL, OPTIMIZER, STATE, STEPS, TOKENIZER, Saved, Saving
+from model.saved import CONFIG, EMA, MODEL, OPTIMIZER, STATE, STEPS, TOKENIZER, Saved, Saving
 from model.transformer import Transformer
 from text.tokenizers import Tokenizer
 from train.step import TrainState, named_arrays, with_arrays
@@ -45,7 +46,12 @@ SAFE = (
     "optim.clip",
     "optim.muon_momentum",
     "optim.z_loss",
+    "optim.multipliers",
+    "optim.ema",
 )
+
+
+MASTER = "master"  # beside the optimizer's own arrays
 
 
 class Checkpoints:
@@ -100,7 +106,9 @@ class Checkpoints:
         documents = {CONFIG: resolved.to_json(self.config), STATE: json.dumps(about) + "\n"}
         if self.tokenizer is not None:
             documents[TOKENIZER] = self.tokenizer.to_json()
-        items = {MODEL: named_arrays(state.model), OPTIMIZER: state.optimizer}
+        items = {MODEL: named_arrays(state.model), OPTIMIZER: _kept(state)}
+        if state.ema:
+            items[EMA] = state.ema
         self._saving = Saving(path, items, documents)
 
     def wait(self) -> None:
@@ -126,9 +134,13 @@ class Checkpoints:
                 f"checkpoint.restore_from={found.path}."
             )
         model = found.load(MODEL, named_arrays(abstract.model), mesh)
-        optimizer = found.load(OPTIMIZER, abstract.optimizer, mesh)
+        optimizer = found.load(OPTIMIZER, _kept(abstract), mesh)
+        master = optimizer.pop(MASTER)
+        # A run that had no average before begins it at its parameters.
+        averaged = EMA if found.holds(EMA) else MODEL
+        ema = found.load(averaged, abstract.ema, mesh) if abstract.ema else {}
         step = jax.device_put(jax.numpy.int32(found.step), jax.NamedSharding(mesh, jax.P()))
-        return TrainState(step, with_arrays(abstract.model, model), optimizer)
+        return TrainState(step, with_arrays(abstract.model, model), optimizer, master, ema)
 
     def _thin(self) -> None:
         keep = self.config.checkpoint
@@ -136,6 +148,11 @@ class Checkpoints:
         for step in steps[: -max(1, keep.keep)]:
             if not (keep.keep_every and step % keep.keep_every == 0):
                 saved.delete(self.workdir / STEPS / str(step))
+
+
+def _kept(state: TrainState) -> dict[str, Any]:
+    """The arrays of the item "optimizer"."""
+    return {**state.optimizer, MASTER: state.master}
 
 
 def newest(workdir: Path) -> Saved | None:

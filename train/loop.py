@@ -25,10 +25,11 @@ from train.checkpoint import Checkpoints, check_corpus, check_workdir, start_fro
 from train.evaluate import evaluate
 from train.interrupt import Interrupt
 from train.metrics import Metrics, read
-from train.optimizer import Numbers, Optimizer
+from train.numbers import Numbers
+from train.optimizer import Optimizer
 from train.progress import RunProgress, clock
 from train.record import Record, due
-from train.step import TrainState, all_finite, init_state, make_optimizer, make_step
+from train.step import TrainState, all_finite, init_state, make_optimizer, make_step, state_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -229,13 +230,15 @@ def _first_state(
         return state
     # Run once: on a CPU, to optimise it takes far longer than to run it.
     options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-    state = jax.jit(fresh, compiler_options=options)(jax.random.key(config.seed))
     source = config.checkpoint.restore_from
-    if source:
-        model = start_from(source, state.model, sources.tokenizer, mesh)
-        state = dataclasses.replace(state, model=model)
-        console.print(f"parameters from {source}", highlight=False)
-    return state
+    if not source:
+        return jax.jit(fresh, compiler_options=options)(jax.random.key(config.seed))
+    model = start_from(source, abstract.model, sources.tokenizer, mesh)
+    console.print(f"parameters from {source}", highlight=False)
+    begin = jax.jit(
+        lambda model: state_of(optimizer, model), donate_argnums=0, compiler_options=options
+    )
+    return begin(model)
 
 
 def _evaluate(

@@ -1,5 +1,6 @@
 """This project, as a contender; like its commands, it keeps what it compiles."""
 
+import dataclasses
 import itertools
 from collections.abc import Callable
 
@@ -22,7 +23,7 @@ from model.decoding import ready
 from model.transformer import Transformer
 from train.batches import open_sources, training_batches
 from train.decoding import continue_tokens
-from train.optimizer import Numbers
+from train.numbers import Numbers
 from train.sampler import Sampler
 from train.step import (
     Batch,
@@ -56,7 +57,8 @@ class Training:
             name: jax.device_put(arrays[name], old.sharding)
             for name, old in named_arrays(state.model).items()
         }
-        self.state = type(state)(state.step, with_arrays(state.model, placed), state.optimizer)
+        model = with_arrays(state.model, placed)
+        self.state = dataclasses.replace(state, model=model)
         self.numbers = Numbers.of(self.config)
         self.step = make_step(self.config, optimizer)
         self.batches = start.batches(self.shape)

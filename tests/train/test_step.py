@@ -11,7 +11,7 @@ from scipy.special import log_softmax, logsumexp
 
 from tests.model import small
 from tests.train import tiny
-from train.optimizer import Numbers
+from train.numbers import Numbers
 from train.step import Batch, gradient, named_arrays
 
 
@@ -141,6 +141,11 @@ def test_a_run_learns_and_reports_its_rates():
     # Before the first step every word is about equally likely.
     assert abs(values["loss"][0] - np.log(65)) < 0.1
     np.testing.assert_allclose(values["learning_rate"][:3], [0.01 / 3, 0.02 / 3, 0.01], rtol=1e-6)
+    # The norm that is reported is the one before clipping.
+    clipped = dataclasses.replace(Numbers.of(stepper.config), clip=jnp.float32(1e-6))
+    norms = stepper.call(start, 1, clipped)[1]["grad_norm"]
+    np.testing.assert_array_equal(norms, values["grad_norm"][:1])
+    assert norms > 1e-3
     _, losses = stepper.losses(start, 60)
     assert losses[-5:].mean() < losses[:5].mean() - 0.05
 

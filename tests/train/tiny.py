@@ -16,7 +16,7 @@ from model.axes import ShardingRules, make_mesh
 from model.config import ModelConfig
 from train.batches import open_sources, place
 from train.loop import resolve
-from train.optimizer import Numbers
+from train.numbers import Numbers
 from train.step import Batch, TrainState, init_state, make_optimizer, make_step, named_arrays
 
 # What is compiled here is small; optimising it takes longer than running it.
