@@ -150,6 +150,36 @@ def test_a_run_learns_and_reports_its_rates():
     assert losses[-5:].mean() < losses[:5].mean() - 0.05
 
 
+def test_master_weights_take_steps_that_narrow_ones_cannot_and_are_averaged():
+    """A step of 2^-12 is lost in the 8 bits of a gain of 1, and is not in its float32 weight."""
+    changes = {
+        "model.param_dtype": "bfloat16",
+        "model.num_layers": 1,
+        "model.mlp": "none",
+        "steps_per_call": 3,
+        "optim.name": "lion",  # moves by the learning rate, whatever the gradient
+        "optim.learning_rate": 2.0**-12,
+        "optim.schedule": "constant",
+        "optim.warmup_steps": 0,
+        "optim.weight_decay": 0.0,
+        "optim.master_weights": True,
+        "optim.ema": 0.75,
+    }
+    stepper = tiny.Stepper(tiny.config(changes), tiny.mesh())
+    state = stepper.start()
+    average = {name: np.asarray(a, float) for name, a in state.master.items()}
+    for _ in range(3):
+        state, _ = stepper.call(state, 1)
+        average = {n: 0.75 * a + 0.25 * np.asarray(state.master[n]) for n, a in average.items()}
+    for name, array in named_arrays(state.model).items():
+        assert array.dtype == jnp.bfloat16
+        assert (array == state.master[name].astype(jnp.bfloat16)).all(), name
+        np.testing.assert_allclose(state.ema[name], average[name], rtol=0, atol=1e-6, err_msg=name)
+    assert (named_arrays(state.model)["norm.gain"] == 1).all()
+    assert set(np.asarray((state.master["norm.gain"] - 1) * 2**12)) <= {-3.0, -1.0, 1.0, 3.0}
+    assert all(leaf.dtype == jnp.float32 for leaf in state.optimizer["lion"].mu.values())
+
+
 def dropping(seed):
     config = tiny.config({"model.dropout": 0.5, "model.num_layers": 1, "model.mlp": "none"})
     config.steps_per_call, config.seed = 2, seed

@@ -118,8 +118,11 @@ class Stepper:
 
 
 def arrays(state: TrainState) -> dict[str, np.ndarray]:
-    """Returns parameters and optimizer state as host arrays, by name."""
-    found = {f"model.{name}": value for name, value in named_arrays(state.model).items()}
+    """Returns the arrays of a state on the host, by name."""
+    groups = dict(model=named_arrays(state.model), master=state.master, ema=state.ema)
+    found = {
+        f"{group}.{n}": array for group, arrays in groups.items() for n, array in arrays.items()
+    }
     for path, value in jax.tree_util.tree_leaves_with_path(state.optimizer):
         found["optimizer" + jax.tree_util.keystr(path)] = value
     return {name: np.asarray(value) for name, value in found.items()}
