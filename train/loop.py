@@ -20,6 +20,7 @@ from model.backends import choice
 from model.compute import Compute
 from model.config import ModelConfig
 from model.saved import CONFIG, damaged_steps, write_text
+from train import profile
 from train.batches import Sources, open_sources, training_batches
 from train.checkpoint import Checkpoints, check_corpus, check_workdir, start_from
 from train.evaluate import evaluate
@@ -107,6 +108,7 @@ def _check_run(config: ConfigDict) -> None:
         )
     if config.data.prefetch < 1:
         raise UserError(f"data.prefetch = {config.data.prefetch} must be at least 1.")
+    profile.check(config.log.profile)
     for section, names in dict(
         checkpoint=("every", "keep_every"), log=("eval_every", "eval_batches")
     ).items():
@@ -166,10 +168,11 @@ def _run(
         Interrupt() as interrupt,
         contextlib.closing(metrics),
         contextlib.closing(progress),
+        profile.Profile(config.log.profile, workdir) as traced,
         checkpoints,
     ):
         for call, batch in zip(calls, batches, strict=True):
-            state, values = step(state, batch, jnp.int32(len(call)), numbers)
+            state, values = traced.take(call, step, state, batch, jnp.int32(len(call)), numbers)
             if in_turn:
                 jax.block_until_ready(values)
             # The values of the call before are read while this one computes.
@@ -257,13 +260,18 @@ def _last_evaluation(workdir: Path) -> dict[str, float]:
 
 
 def _calls(start: int, config: ConfigDict) -> Iterator[range]:
-    """Cuts the steps that are left into calls, none of which passes an evaluation or a save."""
+    """Cuts the steps that are left into calls, none of which passes an evaluation or a save.
+
+    Nor does one pass the beginning or the end of a trace.
+    """
     step = start
+    first, last = config.log.profile or (1, 0)
     while step < config.steps:
         stop = min(step + config.steps_per_call, config.steps)
         for every in (config.log.eval_every, config.checkpoint.every):
             if every:
                 stop = min(stop, (step // every + 1) * every)
+        stop = min([stop, *(edge for edge in (first - 1, last) if edge > step)])
         yield range(step, stop)
         step = stop
 
