@@ -142,10 +142,13 @@ class Saved:
                     f"{self.path / item} has no array {name}; "
                     "restore it into the config that it was saved with."
                 )
-            if there[name] != tuple(leaf.shape):
+            # The key of a random generator is stored as the numbers in it.
+            is_key = jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+            shape = jax.eval_shape(jax.random.key_data, leaf).shape if is_key else leaf.shape
+            if there[name] != tuple(shape):
                 raise UserError(
                     f"{self.path / item} holds {name} as {there[name]} and the config "
-                    f"asks for {tuple(leaf.shape)}; restore it into the config it was saved with."
+                    f"asks for {tuple(shape)}; restore it into the config it was saved with."
                 )
 
 

@@ -19,7 +19,7 @@ from configs.imported import imported
 from model.parameter import Declaration
 from train import schedules
 from train.numbers import Numbers
-from train.transformations import Arrays, across_shards, by_layer, in_state_dtype, only
+from train.transformations import Arrays, across_shards, by_layer, only
 
 DECAYED = ("matrix", "embedding", "unembedding")
 
@@ -90,6 +90,9 @@ class Optimizer:
           step: steps taken before.
         """
 
+        schedule = schedules.multiplier(self.schedule, step, numbers.schedule)
+        matrices = self.groups["muon"][1] if "muon" in self.groups else ()
+
         def clip(gradients: Arrays, _: Arrays) -> Arrays:
             largest = jnp.where(numbers.clip > 0, numbers.clip, jnp.inf)
             norm = jnp.maximum(global_norm(gradients), jnp.finfo(jnp.float32).tiny)
@@ -106,37 +109,25 @@ class Optimizer:
 
         def descend(updates: Arrays, _: Arrays) -> Arrays:
             def rate(name: str) -> Array:
-                muon = name in self.groups.get("muon", (None, ()))[1]
-                peak = numbers.muon_learning_rate if muon else numbers.learning_rate
-                return self.scheduled(peak, numbers, step) * self._multiplier(name, 0, numbers)
+                peak = numbers.muon_learning_rate if name in matrices else numbers.learning_rate
+                return schedule * peak * self._multiplier(name, 0, numbers)
 
             return {name: -rate(name) * update for name, update in updates.items()}
 
         return optax.named_chain(
             ("clip", optax.stateless(clip)),
             *(
-                (group, only(members, self._scale(scaling, numbers)))
+                (group, only(members, across_shards(scaling, numbers, self.declared)))
                 for group, (scaling, members) in self.groups.items()
             ),
             ("decay", optax.stateless(decay)),
             ("rate", optax.stateless(descend)),
         )
 
-    def scheduled(
-        self, peak: Float[Array, ""], numbers: Numbers, step: Int[Array, ""]
-    ) -> Float[Array, ""]:
-        """Returns the learning rate of a step, given its peak."""
-        return peak * schedules.multiplier(self.schedule, step, numbers.schedule)
-
     def _multiplier(self, name: str, column: int, numbers: Numbers) -> Array | float:
         """The product of a parameter's multipliers: column 0 for the rate, 1 for the decay."""
         matched = (i for i, pattern in enumerate(self.patterns) if fnmatchcase(name, pattern))
         return math.prod((numbers.multipliers[i, column] for i in matched), start=1.0)
-
-    def _scale(self, scaling: Scaling, numbers: Numbers) -> optax.GradientTransformation:
-        if scaling in (_adamw, _lion):  # element by element, on each shard alone
-            return in_state_dtype(scaling(numbers, self.declared))
-        return in_state_dtype(across_shards(lambda n: scaling(n, self.declared), numbers))
 
 
 def global_norm(gradients: Arrays) -> Float[Array, ""]:

@@ -17,6 +17,7 @@ from model.transformer import Transformer
 from train.loss import summed_loss
 from train.numbers import Numbers
 from train.optimizer import Optimizer, global_norm
+from train.schedules import multiplier
 
 
 @no_type_check  # as a pytree it also holds shapes and shardings
@@ -161,7 +162,8 @@ def train_step(
         master={name: wide[name] for name in state.master},
         ema={n: e + (1 - numbers.ema) * (wide[n] - e) for n, e in state.ema.items()},
     )
-    rate = optimizer.scheduled(numbers.learning_rate, numbers, state.step)
+    schedule = multiplier(optimizer.schedule, state.step, numbers.schedule)
+    rate = numbers.learning_rate * schedule
     return after, dict(loss=loss, grad_norm=global_norm(gradients), learning_rate=rate)
 
 

@@ -34,54 +34,46 @@ def by_layer(axes: dict[str, int], inner: optax.GradientTransformation) -> Any:
     def mapped(arrays: Arrays) -> dict[str, int | None]:
         return {name: axes.get(name) for name in arrays}
 
-    def state_axes(arrays: Arrays) -> PyTree:
-        def one(name: str, array: Array) -> jax.ShapeDtypeStruct:
-            shape = list(array.shape)
-            if name in axes:
-                del shape[axes[name]]
-            return jax.ShapeDtypeStruct(shape, array.dtype)
+    def first(arrays: Arrays) -> Arrays:
+        cut = {n: jax.lax.index_in_dim(arrays[n], 0, axis, False) for n, axis in axes.items()}
+        return arrays | cut
 
-        stack = {n: jax.ShapeDtypeStruct(a.shape, a.dtype) for n, a in arrays.items()}
-        layer = {name: one(name, array) for name, array in arrays.items()}
-        shapes = jax.eval_shape(inner.init, stack), jax.eval_shape(inner.init, layer)
-        return jax.tree.map(lambda s, one: None if s.shape == one.shape else 0, *shapes)
+    def kept(arrays: Arrays) -> PyTree:
+        """The axis of layers in each part of the state: what depends on them has another shape."""
+        stack = jax.eval_shape(inner.init, arrays)
+        layer = jax.eval_shape(lambda arrays: inner.init(first(arrays)), arrays)
+        return jax.tree.map(lambda s, one: None if s.shape == one.shape else 0, stack, layer)
 
     def init(arrays: Arrays) -> PyTree:
-        return jax.vmap(inner.init, (mapped(arrays),), state_axes(arrays))(arrays)
+        return jax.vmap(inner.init, (mapped(arrays),), kept(arrays))(arrays)
 
     def update(updates: Arrays, state: PyTree, arrays: Arrays) -> tuple[Arrays, PyTree]:
-        of, kept = mapped(arrays), state_axes(arrays)
-        return jax.vmap(inner.update, (of, kept, of), (of, kept))(updates, state, arrays)
+        of, within = mapped(arrays), kept(arrays)
+        return jax.vmap(inner.update, (of, within, of), (of, within))(updates, state, arrays)
 
     return optax.GradientTransformation(init, update)
 
 
-def across_shards(make: Callable[[Any], optax.GradientTransformation], numbers: Any) -> Any:
+def across_shards(make: Callable[..., Any], numbers: Any, *rest: Any) -> Any:
     """Transforms whole parameters: the compiler places what is made between their shards.
 
+    The state keeps the dtypes that it began with, which numbers in float32 would widen.
+
     Args:
-      make: returns the transformation; it may reshape, transpose and contract.
-      numbers: the argument of ``make``; may be traced.
+      make: returns a transformation, which may reshape, transpose and contract.
+      numbers: first argument of ``make``; may be traced.
+      rest: its other arguments.
     """
 
-    def update(updates: Arrays, state: PyTree, arrays: Arrays) -> tuple[Arrays, PyTree]:
-        def whole(numbers: Any, *rest: PyTree) -> tuple[Arrays, PyTree]:
-            return make(numbers).update(*rest)
+    def whole(numbers: Any, *trees: PyTree) -> tuple[Arrays, PyTree]:
+        updates, state = make(numbers, *rest).update(*trees)
+        return updates, jax.tree.map(lambda new, old: new.astype(old.dtype), state, trees[1])
 
+    def update(*trees: PyTree) -> tuple[Arrays, PyTree]:
         if jax.sharding.get_abstract_mesh().empty:
-            return whole(numbers, updates, state, arrays)
+            return whole(numbers, *trees)
+        _, state, arrays = trees
         places = jax.tree.map(lambda x: jax.typeof(x).sharding, (arrays, state))
-        whole = jax.sharding.auto_axes(whole, out_sharding=places)
-        return whole(numbers, updates, state, arrays)
+        return jax.sharding.auto_axes(whole, out_sharding=places)(numbers, *trees)
 
-    return optax.GradientTransformation(make(numbers).init, update)
-
-
-def in_state_dtype(inner: optax.GradientTransformation) -> Any:
-    """Keeps the state in the dtypes that it began with; numbers in float32 would widen it."""
-
-    def update(updates: Arrays, state: PyTree, arrays: Arrays) -> tuple[Arrays, PyTree]:
-        updates, new = inner.update(updates, state, arrays)
-        return updates, jax.tree.map(lambda new, old: new.astype(old.dtype), new, state)
-
-    return optax.GradientTransformation(inner.init, update)
+    return optax.GradientTransformation(make(numbers, *rest).init, update)

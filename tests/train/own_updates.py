@@ -14,6 +14,12 @@ def heavy_ball(numbers, declarations):
     return optax.chain(optax.trace(numbers.b1), optax.stateless(freeze))
 
 
+def noisy(numbers, declarations):
+    """Keeps the key of a random generator."""
+    del declarations
+    return optax.chain(optax.scale_by_adam(numbers.b1, numbers.b2), optax.add_noise(0.01, 0.5, 3))
+
+
 def whitened(numbers, declarations):
     """Contracts and reshapes across whatever axes are split."""
     del numbers, declarations

@@ -13,7 +13,7 @@ from configs import resolved
 from configs.errors import UserError
 from model import saved
 from model.saved import open_saved
-from tests.train import tiny
+from tests.train import own_updates, tiny
 from train.checkpoint import Checkpoints, check_workdir, start_from
 from train.step import init_state, make_optimizer, named_arrays
 
@@ -64,8 +64,9 @@ def test_a_step_comes_back_with_the_same_bits(run, tmp_path):
     tiny.assert_equal(tiny.arrays(found), tiny.arrays(marked(run[2], 3)))
 
 
-def test_the_average_and_the_master_weights_are_saved(run, tmp_path):
+def test_the_average_the_master_weights_and_a_key_of_one_s_own_are_saved(run, tmp_path):
     changes = {
+        "optim.name": f"{own_updates.__name__}:noisy",
         "optim.ema": 0.9,
         "optim.master_weights": True,
         "model.param_dtype": "bfloat16",

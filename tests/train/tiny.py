@@ -125,7 +125,12 @@ def arrays(state: TrainState) -> dict[str, np.ndarray]:
     }
     for path, value in jax.tree_util.tree_leaves_with_path(state.optimizer):
         found["optimizer" + jax.tree_util.keystr(path)] = value
-    return {name: np.asarray(value) for name, value in found.items()}
+
+    def host(value: jax.Array) -> np.ndarray:
+        is_key = jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
+        return np.asarray(jax.random.key_data(value) if is_key else value)
+
+    return {name: host(value) for name, value in found.items()}
 
 
 def assert_equal(found: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]) -> None:
