@@ -116,7 +116,7 @@ def define_checkpoint_flags() -> None:
     """Defines what every command on a checkpoint takes."""
     flags.DEFINE_string("checkpoint", None, "A run (its newest whole step), a step, or a model.")
     flags.DEFINE_string("json", None, "Also write the figures to this file.")
-    flags.DEFINE_bool("ema", False, "The average of the parameters that optim.ema keeps.")
+    flags.DEFINE_bool("ema", False, "Take the average of the parameters that optim.ema keeps.")
     flags.DEFINE_string("mesh", "", "Sizes of the mesh, as fsdp=2,heads=4; empty: one device.")
 
 

@@ -43,22 +43,22 @@ class Numbers:
         optim = config.optim
         floats = {name: value for name, value in optim.items() if isinstance(value, float)}
         with np.errstate(over="ignore", under="ignore"):
-            held = {name: float(np.float32(value)) for name, value in floats.items()}
+            rounded = {name: float(np.float32(value)) for name, value in floats.items()}
             factors = np.array([pair for _, *pair in optim.multipliers], np.float32)
         for name in ("learning_rate", "muon_learning_rate", "weight_decay", "clip", "z_loss"):
-            if not 0 <= held[name] < math.inf:
+            if not 0 <= rounded[name] < math.inf:
                 raise UserError(
                     f"optim.{name} = {optim[name]} must be at least 0, and finite in float32."
                 )
         for name in ("b1", "b2", "muon_momentum", "ema"):
-            if not 0 <= held[name] < 1:
+            if not 0 <= rounded[name] < 1:
                 raise UserError(f"optim.{name} = {optim[name]} must be at least 0 and below 1.")
         for name in ("final_fraction", "decay_fraction"):
-            if not 0 <= held[name] <= 1:
+            if not 0 <= rounded[name] <= 1:
                 raise UserError(f"optim.{name} = {optim[name]} must lie between 0 and 1.")
         if optim.warmup_steps < 0:
             raise UserError(f"optim.warmup_steps = {optim.warmup_steps} must be at least 0.")
-        if not 0 < held["eps"] < math.inf:
+        if not 0 < rounded["eps"] < math.inf:
             raise UserError(f"optim.eps = {optim.eps} must be positive and finite in float32.")
         if not ((factors >= 0) & (factors < math.inf)).all():
             raise UserError(
@@ -69,7 +69,7 @@ class Numbers:
         def number(value: int | float) -> Array:
             return jnp.asarray(value, jnp.float32)
 
-        own = {f.name for f in dataclasses.fields(cls)} - {"schedule", "multipliers"}
+        scalars = {f.name for f in dataclasses.fields(cls)} - {"schedule", "multipliers"}
         return cls(
             schedule=ScheduleNumbers(
                 steps=number(config.steps),
@@ -78,5 +78,5 @@ class Numbers:
                 decay_fraction=number(optim.decay_fraction),
             ),
             multipliers=jnp.asarray(factors.reshape(-1, 2)),
-            **{name: number(optim[name]) for name in own},
+            **{name: number(optim[name]) for name in scalars},
         )

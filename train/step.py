@@ -145,20 +145,20 @@ def train_step(
       The state, and ``loss`` (nats a token), ``grad_norm`` (before clipping), ``learning_rate``.
     """
     dropout = jax.random.fold_in(jax.random.key(config.seed + 1), state.step)
-    found, loss = gradient(
+    slopes, loss = gradient(
         state.model, batch, numbers.z_loss, dropout, config.optim.accumulate, config.loss_chunk
     )
-    gradients, arrays = named_arrays(found), named_arrays(state.model)
+    gradients, weights = named_arrays(slopes), named_arrays(state.model)
 
     update = optimizer.chain(numbers, state.step).update
-    wide = arrays | state.master
-    updates, kept = update(gradients, state.optimizer, wide)
+    wide = weights | state.master
+    updates, optimizer_state = update(gradients, state.optimizer, wide)
     wide = optax.apply_updates(wide, updates)
 
     after = TrainState(
         step=state.step + 1,
-        model=with_arrays(state.model, {n: wide[n].astype(a.dtype) for n, a in arrays.items()}),
-        optimizer=dict(kept),
+        model=with_arrays(state.model, {n: wide[n].astype(w.dtype) for n, w in weights.items()}),
+        optimizer=dict(optimizer_state),
         master={name: wide[name] for name in state.master},
         ema={n: e + (1 - numbers.ema) * (wide[n] - e) for n, e in state.ema.items()},
     )

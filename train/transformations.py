@@ -18,7 +18,7 @@ def only(chosen: Container[str], inner: optax.GradientTransformation) -> Any:
 
     def update(updates: Arrays, state: PyTree, arrays: Arrays) -> tuple[Arrays, PyTree]:
         changed, state = inner.update(some(updates), state, some(arrays))
-        return updates | changed, state
+        return {n: changed[n] if n in chosen else update for n, update in updates.items()}, state
 
     return optax.GradientTransformation(lambda arrays: inner.init(some(arrays)), update)
 
