@@ -177,6 +177,8 @@ def gradient(
 ) -> tuple[Transformer, Float[Array, ""]]:
     """Returns the gradient of the mean loss over counted tokens, and the mean cross-entropy.
 
+    Summed over microbatches the gradient is float32, else it has the dtypes of the parameters.
+
     Args:
       model: its parameters are differentiated.
       batch: of one step.
