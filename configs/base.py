@@ -41,7 +41,7 @@ def model() -> ConfigDict:
             # Around it.
             norm="rmsnorm",  # "layernorm" or "rmsnorm"
             norm_epsilon=1e-5,  # added to the variance
-            mlp="gelu_tanh",  # "gelu_tanh", "gelu_erf", "swiglu" or "none"
+            mlp="gelu_tanh",  # "gelu_tanh", "gelu_erf", "swiglu", "none" or "module:Class"
             parallel_blocks=False,  # attention and MLP read the same normed residual, one sum
             biases=False,  # biases on queries, keys, values, updates and the MLP (and LayerNorm)
             tie_embeddings=False,  # the unembedding is the embedding transposed
@@ -49,11 +49,9 @@ def model() -> ConfigDict:
             # How it is computed.
             scan_layers=config_dict.placeholder(bool),  # scan over the blocks (compile time free
             #                    of depth) or unroll them; None: unrolled up to 12 layers on a CPU
-            join_projections=config_dict.placeholder(bool),  # queries, keys and values as one
-            #                    product, where heads are not split; None: on a CPU
             remat="none",  # what the backward pass recomputes: "none", "block" (all but the
             #                block's input), "matmuls" (keeps the results of matrix products)
-            dtype="float32",  # operands of matrix products and activations
+            dtype="float32",  # operands of matrix products and activations: "float32" or "bfloat16"
             param_dtype="float32",  # parameters, and so the optimizer's state
             accumulation_dtype="float32",  # sums inside matrix products, softmax and norms
         )
@@ -85,7 +83,9 @@ def optim() -> ConfigDict:
     """The optimizer. Numbers are arguments of the compiled step, all but ``accumulate``."""
     return ConfigDict(
         dict(
-            name="adamw",  # "adamw", "lion", "adafactor" or "muon"
+            name="adamw",  # "adamw", "lion", "adafactor", "muon" or "module:function" of your own:
+            #                function(numbers, declarations) returns the optax transformation that
+            #                stands between the clip and the weight decay (train/optimizer.py)
             learning_rate=1e-3,  # peak
             schedule="cosine",  # "cosine", "linear", "warmup_stable_decay" or "constant"
             warmup_steps=100,  # steps of linear warm-up from 0
@@ -93,6 +93,9 @@ def optim() -> ConfigDict:
             decay_fraction=0.2,  # of all steps, the decay of "warmup_stable_decay"
             weight_decay=0.1,  # a step subtracts learning_rate * weight_decay * matrix; norms and
             #                    biases never decay
+            multipliers=(),  # of (pattern, rate, decay): factors on the learning rate and on the
+            #                weight decay of the parameters whose names match, all that do, such
+            #                as (("*.attention.*", 0.5, 1.0), ("embedding", 1.0, 0.0))
             b1=0.9,  # decay of the first moment (not of "adafactor")
             b2=0.95,  # decay of the second moment (not of "adafactor", which has its own)
             eps=1e-8,  # added to the root of the second moment ("adamw", and "muon" for the rest)
@@ -100,6 +103,9 @@ def optim() -> ConfigDict:
             muon_learning_rate=0.02,  # "muon": peak for the matrices, the rest takes learning_rate
             muon_momentum=0.95,  # "muon": decay of the momentum
             z_loss=0.0,  # weight of (log of the sum of exp logits)^2 in the loss
+            ema=0.0,  # a step's decay of the moving average of the parameters, in float32; 0: none
+            master_weights=False,  # keep float32 weights behind parameters of a narrower dtype,
+            #                which are rounded from them; moments are then float32 too
             accumulate=1,  # microbatches that a batch is cut into
         )
     )
@@ -113,6 +119,7 @@ def get_config() -> ConfigDict:
             steps=1_000,  # optimizer steps in the run
             batch_size=32,  # sequences a step, over all devices
             length=GRAMMAR_LENGTH,  # T, tokens of a sequence
+            loss="cross_entropy",  # what is minimised; "module:function" is one of your own
             loss_chunk=config_dict.placeholder(int),  # tokens whose logits a device holds at once;
             #                    None: as many as 64 MB hold
             steps_per_call=1,  # optimizer steps in one call of the compiled function
@@ -138,6 +145,8 @@ def get_config() -> ConfigDict:
                 eval_every=500,  # steps between evaluations; 0: only the last
                 eval_batches=20,  # batches in an evaluation during the run; 0: all
                 tensorboard=True,  # also write TensorBoard event files
+                profile=(),  # first and last step of which a trace is written to workdir/profile,
+                #                for XProf and Perfetto, as (100, 102); (): none
             ),
             sample=dict(  # what `python -m train.sample` does unless its flags say otherwise
                 prompts=(),  # texts to continue; none: the start of a document

@@ -22,8 +22,8 @@ def named(text: str, field: str, builtin: Iterable[str] = ()) -> Any:
     known = list(builtin)
     if not module or not name:
         raise UserError(
-            f"{field} cannot be {text!r}{nearest(text, known)}; choose one of {', '.join(known)}, "
-            "or write 'module:name' for one of your own."
+            f"{field} = {text!r} is unknown{nearest(text, known)}; choose one of "
+            f"{', '.join(known)}, or write 'module:name' for one of your own."
         )
     try:
         found = getattr(importlib.import_module(module), name)

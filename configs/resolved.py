@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Callable
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -17,11 +18,32 @@ _KINDS = {
     tuple: "a tuple",
 }
 
-_ELEMENTS: dict[str, tuple[tuple[type, ...], str]] = {
-    "model.window": ((int, type(None)), "whole numbers or None"),
-    "data.periods": ((int,), "whole numbers"),
-    "sample.prompts": ((str,), "texts"),
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _multiplier(value: Any) -> bool:
+    """Tells whether a value is (pattern, rate, decay)."""
+    return (
+        isinstance(value, tuple)
+        and len(value) == 3
+        and isinstance(value[0], str)
+        and all(_whole(factor) or isinstance(factor, float) for factor in value[1:])
+    )
+
+
+_ELEMENTS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "model.window": (lambda value: value is None or _whole(value), "whole numbers or None"),
+    "data.periods": (_whole, "whole numbers"),
+    "optim.multipliers": (_multiplier, "(pattern, rate, decay): a text and two numbers"),
+    "log.profile": (_whole, "whole numbers"),
+    "sample.prompts": (lambda value: isinstance(value, str), "texts"),
 }
+
+
+# Fields of earlier versions that said how to compute, and not what.
+RETIRED = ("join_projections",)
 
 
 def fields(config: ConfigDict, prefix: str = "") -> dict[str, str]:
@@ -75,9 +97,9 @@ def check(config: ConfigDict) -> None:
                 f"config.{name} is missing; start the config from configs.base.get_config()."
             )
 
-    for name, (kinds, written) in _ELEMENTS.items():
+    for name, (fits, written) in _ELEMENTS.items():
         for element in given[name]:
-            if isinstance(element, bool) or not isinstance(element, kinds):
+            if not fits(element):
                 raise UserError(f"config.{name} holds {element!r}; its elements are {written}.")
 
 
@@ -126,6 +148,8 @@ def from_json(text: str, source: str) -> ConfigDict:
 
 def _fill(config: ConfigDict, found: dict[str, Any]) -> None:
     for name, value in found.items():
+        if name in RETIRED:
+            continue
         if name not in config:
             raise KeyError(f"unknown field {name!r}")
         if isinstance(value, dict) != isinstance(config[name], ConfigDict):

@@ -56,8 +56,6 @@ class ModelConfig:
       tie_embeddings: the unembedding is the embedding, transposed.
       dropout: probability of zeroing, on the embedding and on each block's updates.
       scan_layers: scan over the stacked blocks, or unroll them; None leaves it to the device.
-      join_projections: queries, keys and values of unsplit heads as one product; None leaves
-        it to the device.
       remat: what the backward pass recomputes, "none", "block" or "matmuls".
       dtype: of activations and of the operands of matrix products.
       param_dtype: of the parameters.
@@ -89,7 +87,6 @@ class ModelConfig:
     tie_embeddings: bool = False
     dropout: float = 0.0
     scan_layers: bool | None = None
-    join_projections: bool | None = None
     remat: str = "none"
     dtype: str = "float32"
     param_dtype: str = "float32"

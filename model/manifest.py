@@ -1,9 +1,9 @@
 """What a saved step is made of, and whether all of it is there.
 
-A saved step is one folder: Orbax items ``model`` and ``optimizer``, plain ``config.json``,
-``tokenizer.json`` and ``state.json``, and ``manifest.json``, written last: a folder without a
-manifest does not exist. A saved model is the same without ``optimizer`` and ``state.json``,
-which may be deleted.
+A saved step is one folder: Orbax items ``model``, ``optimizer`` and, where there is an average of
+the parameters, ``ema``; plain ``config.json``, ``tokenizer.json`` and ``state.json``, and
+``manifest.json``, written last: a folder without a manifest does not exist. A saved model is the
+same without ``optimizer`` and ``state.json``, which may be deleted.
 """
 
 import json
@@ -18,7 +18,7 @@ MANIFEST = "manifest.json"
 CONFIG = "config.json"
 TOKENIZER = "tokenizer.json"
 STATE = "state.json"
-MODEL, OPTIMIZER = "model", "optimizer"  # the Orbax items
+MODEL, OPTIMIZER, EMA = "model", "optimizer", "ema"  # the Orbax items
 STEPS = "checkpoints"  # the folder of a workdir that holds its steps
 
 

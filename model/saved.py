@@ -21,7 +21,7 @@ from configs.errors import UserError, first_line
 from configs.folders import folder
 from model.axes import ShardingRules
 from model.config import ModelConfig
-from model.manifest import CONFIG, MODEL, STATE, STEPS, TOKENIZER, is_whole, whole_steps
+from model.manifest import CONFIG, EMA, MODEL, STATE, STEPS, TOKENIZER, is_whole, whole_steps
 from model.parameter import parameters
 from model.saving import by_name
 from model.transformer import Transformer
@@ -52,25 +52,38 @@ class Saved:
         """The shape of its network."""
         return ModelConfig.from_config(self.config.model, 1, self.config.length)
 
-    def load_model(self, mesh: Mesh, rules: ShardingRules | None = None) -> Transformer:
-        """Reads the model onto a mesh, whatever mesh it was saved from.
+    def load_model(
+        self, mesh: Mesh, rules: ShardingRules | None = None, ema: bool = False
+    ) -> Transformer:
+        """Reads the model, or the average of its parameters, whatever mesh it was saved from.
 
         Raises:
-          UserError: the arrays are not those of its config, or cannot be read.
+          UserError: the arrays are not those of its config, or cannot be read; or no average is.
         """
+        if ema and not self.holds(EMA):
+            raise UserError(
+                f"{self.path} holds no average of the parameters for --ema; leave the flag out, "
+                "or train with optim.ema."
+            )
         config = self.model_config
         with jax.set_mesh(mesh):
             abstract = jax.eval_shape(lambda k: Transformer(config, k, rules), jax.random.key(0))
         names = [name for name, _ in parameters(abstract)]
-        arrays = self.load(MODEL, dict(zip(names, jax.tree.leaves(abstract), strict=True)), mesh)
+        arrays = self.load(
+            EMA if ema else MODEL, dict(zip(names, jax.tree.leaves(abstract), strict=True)), mesh
+        )
         leaves = [arrays[name] for name in names]
         return jax.tree.unflatten(jax.tree.structure(abstract), leaves)
+
+    def holds(self, item: str) -> bool:
+        """Tells whether an item was saved."""
+        return (self.path / item).is_dir()
 
     def load(self, item: str, abstract: PyTree, mesh: Mesh) -> PyTree:
         """Reads one item.
 
         Args:
-          item: "model" or "optimizer".
+          item: "model", "optimizer" or "ema".
           abstract: shapes, dtypes and shardings that are wanted, in the structure wanted.
           mesh: the devices behind the shardings.
 
@@ -119,10 +132,13 @@ class Saved:
                     f"{self.path / item} has no array {name}; "
                     "restore it into the config that it was saved with."
                 )
-            if there[name] != tuple(leaf.shape):
+            # The key of a random generator is stored as the numbers in it.
+            is_key = jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+            shape = jax.eval_shape(jax.random.key_data, leaf).shape if is_key else leaf.shape
+            if there[name] != tuple(shape):
                 raise UserError(
                     f"{self.path / item} holds {name} as {there[name]} and the config "
-                    f"asks for {tuple(leaf.shape)}; restore it into the config it was saved with."
+                    f"asks for {tuple(shape)}; restore it into the config it was saved with."
                 )
 
 

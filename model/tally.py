@@ -53,7 +53,9 @@ class Tally:
       forward_flops: floating-point operations a token, forward, at the mean number of keys seen.
       attention_pattern_flops: the part of them that grows with the length.
       training_flops: three times forward: a backward pass costs two; recomputation is not counted.
-      parameter_bytes, gradient_bytes, optimizer_bytes: in the dtype of the parameters.
+      parameter_bytes, gradient_bytes: in the dtype of the parameters.
+      optimizer_bytes: with the average and the float32 weights of the parameters, where they are
+        kept; None for an optimizer of the user's own, which alone knows what it keeps.
       cache_bytes_per_token: keys and values of all layers.
       length: tokens of a sequence, for which the operations were counted.
     """
@@ -73,18 +75,25 @@ class Tally:
     training_flops: int
     parameter_bytes: int
     gradient_bytes: int
-    optimizer_bytes: int
+    optimizer_bytes: int | None
     cache_bytes_per_token: int
     length: int
 
 
-def tally(config: ModelConfig, length: int, optimizer: str = "adamw") -> Tally:
+def tally(
+    config: ModelConfig,
+    length: int,
+    optimizer: str = "adamw",
+    ema: bool = False,
+    master_weights: bool = False,
+) -> Tally:
     """Counts a config from its declarations.
 
     Args:
       config: the model.
       length: tokens of a sequence.
       optimizer: ``config.optim.name``, for the bytes of its state.
+      ema, master_weights: whether an average and float32 weights are kept, as in ``config.optim``.
     """
     whole = dataclasses.replace(config, attention_backend="dense")
     abstract = jax.eval_shape(lambda key: Transformer(whole, key), jax.random.key(0))
@@ -126,7 +135,7 @@ def tally(config: ModelConfig, length: int, optimizer: str = "adamw") -> Tally:
         training_flops=3 * forward,
         parameter_bytes=(total + padding) * size,
         gradient_bytes=(total + padding) * size,
-        optimizer_bytes=sum(_moments(d, optimizer) for d in found) * size,
+        optimizer_bytes=_kept_bytes(found, optimizer, ema, master_weights and size < 4),
         cache_bytes_per_token=_cache_bytes(abstract),
         length=length,
     )
@@ -151,6 +160,16 @@ def _remembered(abstract: Transformer) -> list[dict[str, jax.ShapeDtypeStruct]]:
     return [layers.remembered(stack, 1, 1, abstract.compute) for stack in abstract.blocks]
 
 
+def _kept_bytes(found: list[Declaration], optimizer: str, ema: bool, master: bool) -> int | None:
+    if ":" in optimizer:
+        return None
+    return sum(
+        _moments(d, optimizer) * (4 if master else jnp.dtype(d.dtype).itemsize)
+        + 4 * d.size * (ema + master)
+        for d in found
+    )
+
+
 def _moments(d: Declaration, optimizer: str) -> int:
     """Numbers that an optimizer keeps for a parameter."""
     if optimizer not in ("adamw", "lion", "muon", "adafactor"):
@@ -160,8 +179,9 @@ def _moments(d: Declaration, optimizer: str) -> int:
     if optimizer == "muon":
         return d.size if d.kind == "matrix" else 2 * d.size
     if optimizer == "adafactor":
-        largest = sorted(d.shape)[-2:]
-        if len(d.shape) < 2 or largest[0] < 128:
+        layer = [size for size, axis in zip(d.shape, d.axes, strict=True) if axis != "layers"]
+        largest = sorted(layer)[-2:]
+        if len(layer) < 2 or largest[0] < 128:
             return d.size
         return d.size // largest[0] + d.size // largest[1]
     return 2 * d.size
@@ -208,7 +228,10 @@ def render(t: Tally, name: str) -> Table:
     table.add_section()
     row("parameters", t.parameter_bytes, " B")
     row("gradients", t.gradient_bytes, " B")
-    row("optimizer", t.optimizer_bytes, " B")
+    if t.optimizer_bytes is None:
+        table.add_row("optimizer", "its function's")
+    else:
+        row("optimizer", t.optimizer_bytes, " B")
     row("key/value cache of one token", t.cache_bytes_per_token, " B")
     row(f"key/value cache of {t.length:,} tokens", t.cache_bytes_per_token * t.length, " B")
     return table
@@ -223,7 +246,9 @@ def main() -> None:
     """Prints the tally of ``--config``."""
     config = command.config()
     resolved.check(config)
-    figures = tally(model_config(config), config.length, config.optim.name)
+    optim = config.optim
+    shape = model_config(config)
+    figures = tally(shape, config.length, optim.name, optim.ema > 0, optim.master_weights)
     source = command.config_source()
     Console(width=None if Console().is_terminal else 110).print(render(figures, source))
     if flags.FLAGS.json:

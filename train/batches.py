@@ -1,10 +1,11 @@
 """Batches on a mesh: a pure function of (seed, step), each process reading its own rows."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import no_type_check
 
-import grain
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -15,7 +16,6 @@ from configs.errors import UserError
 from model.axes import ShardingRules
 from text import corpora
 from text.tokenizers import Tokenizer
-from train.calls import Calls
 from train.repeats import RepeatRows
 from train.rows import CorpusRows, Rows
 
@@ -145,13 +145,13 @@ def make_batch(
 def training_batches(
     source: RowSource,
     batch_size: int,
-    calls: Calls,
+    calls: Iterable[range],
     slots: int,
     mesh: Mesh,
     rules: ShardingRules,
     prefetch: int,
-) -> Iterator[Batch]:
-    """Yields the stacked batches of each call of the step, made ahead by a thread.
+) -> Iterator[tuple[range, Batch]]:
+    """Yields each call of the step with its stacked batches, made ahead by a thread.
 
     Args:
       source: of rows.
@@ -163,14 +163,20 @@ def training_batches(
       prefetch: stacks made ahead.
     """
 
-    def make(call: int) -> Batch:
-        steps = np.array(calls[call])
-        steps = np.pad(steps, (0, slots - len(steps)), mode="edge")
+    def make(call: range) -> Batch:
+        steps = np.pad(np.array(call), (0, slots - len(call)), mode="edge")
         numbers = steps[:, None] * batch_size + np.arange(batch_size)
         return make_batch(source.training, numbers, mesh, rules)
 
-    options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=prefetch)
-    yield from grain.MapDataset.range(len(calls)).map(make).to_iter_dataset(options)
+    with ThreadPoolExecutor(1) as thread:
+        ahead: deque[tuple[range, Future[Batch]]] = deque()
+        for call in calls:
+            ahead.append((call, thread.submit(make, call)))
+            if len(ahead) > prefetch:
+                due, batch = ahead.popleft()
+                yield due, batch.result()
+        for due, batch in ahead:
+            yield due, batch.result()
 
 
 def evaluation_batches(

@@ -1,44 +1,26 @@
 """The calls of the compiled step that a run is cut into."""
 
-import bisect
-import itertools
-import math
 from collections.abc import Iterator, Sequence
 
 
-class Calls:
-    """The steps of each call, by its number; none is listed, so a run may be of any length.
+def calls(
+    start: int,
+    steps: int,
+    steps_per_call: int,
+    everies: Sequence[int] = (),
+    edges: Sequence[int] = (),
+) -> Iterator[range]:
+    """Yields the steps of each call, to the last of the run.
 
-    A call ends at every multiple of ``steps_per_call`` and of each of ``everies``, and at the last
-    step, whatever step the run goes on from.
+    Args:
+      start: steps taken before.
+      steps: of the run.
+      steps_per_call: of a call at most.
+      everies: no call passes a multiple of these; 0 is not counted.
+      edges: nor one of these steps.
     """
-
-    def __init__(self, start: int, steps: int, steps_per_call: int, everies: Sequence[int] = ()):
-        """Args: steps taken before, steps of the run, what divides the ends of calls (0: none)."""
-        self.start, self.steps = start, steps
-        divisors = [steps_per_call, *filter(None, everies)]
-        # How many numbers have one of these divisors, by inclusion and exclusion.
-        self._terms = [
-            ((-1) ** (size + 1), math.lcm(*chosen))
-            for size in range(1, len(divisors) + 1)
-            for chosen in itertools.combinations(divisors, size)
-        ]
-
-    def __len__(self) -> int:
-        return self._ends_until(self.steps - 1) + 1 if self.steps > self.start else 0
-
-    def __getitem__(self, number: int) -> range:
-        """Returns the steps of a call, numbered from 0."""
-        if not 0 <= number < len(self):
-            raise IndexError(f"call {number} of {len(self)}")
-        return range(self._end(number - 1), self._end(number))
-
-    def __iter__(self) -> Iterator[range]:
-        return (self[number] for number in range(len(self)))
-
-    def _ends_until(self, step: int) -> int:
-        return sum(sign * (step // d - self.start // d) for sign, d in self._terms)
-
-    def _end(self, number: int) -> int:
-        steps = range(self.start, self.steps)
-        return self.start + bisect.bisect_left(steps, number + 1, key=self._ends_until)
+    while start < steps:
+        ends = [start + steps_per_call, steps, *(edge for edge in edges if edge > start)]
+        stop = min(*ends, *((start // every + 1) * every for every in everies if every))
+        yield range(start, stop)
+        start = stop

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import jax
 from jax.sharding import Mesh
@@ -10,7 +11,7 @@ from ml_collections import ConfigDict
 from configs import resolved
 from configs.errors import UserError
 from model import manifest
-from model.manifest import CONFIG, MODEL, OPTIMIZER, STATE, STEPS, TOKENIZER
+from model.manifest import CONFIG, EMA, MODEL, OPTIMIZER, STATE, STEPS, TOKENIZER
 from model.saved import Saved, open_saved, read_text
 from model.saving import Saving, delete
 from model.transformer import Transformer
@@ -33,7 +34,6 @@ SAFE = (
     "model.attention_backend",
     "model.remat",
     "model.scan_layers",
-    "model.join_projections",
     "optim.learning_rate",
     "optim.muon_learning_rate",
     "optim.schedule",
@@ -47,7 +47,12 @@ SAFE = (
     "optim.clip",
     "optim.muon_momentum",
     "optim.z_loss",
+    "optim.multipliers",
+    "optim.ema",
 )
+
+
+MASTER = "master"  # beside the optimizer's own arrays
 
 
 class Checkpoints:
@@ -102,7 +107,9 @@ class Checkpoints:
         documents = {CONFIG: resolved.to_json(self.config), STATE: json.dumps(about) + "\n"}
         if self.tokenizer is not None:
             documents[TOKENIZER] = self.tokenizer.to_json()
-        items = {MODEL: named_arrays(state.model), OPTIMIZER: state.optimizer}
+        items = {MODEL: named_arrays(state.model), OPTIMIZER: _kept(state)}
+        if state.ema:
+            items[EMA] = state.ema
         self._saving = Saving(path, items, documents)
 
     def wait(self) -> None:
@@ -128,9 +135,13 @@ class Checkpoints:
                 f"checkpoint.restore_from={found.path}."
             )
         model = found.load(MODEL, named_arrays(abstract.model), mesh)
-        optimizer = found.load(OPTIMIZER, abstract.optimizer, mesh)
+        optimizer = found.load(OPTIMIZER, _kept(abstract), mesh)
+        master = optimizer.pop(MASTER)
+        # A run that had no average before begins it at its parameters.
+        averaged = EMA if found.holds(EMA) else MODEL
+        ema = found.load(averaged, abstract.ema, mesh) if abstract.ema else {}
         step = jax.device_put(jax.numpy.int32(found.step), jax.NamedSharding(mesh, jax.P()))
-        return TrainState(step, with_arrays(abstract.model, model), optimizer)
+        return TrainState(step, with_arrays(abstract.model, model), optimizer, master, ema)
 
     def _thin(self) -> None:
         keep = self.config.checkpoint
@@ -138,6 +149,11 @@ class Checkpoints:
         for step in steps[: -max(1, keep.keep)]:
             if not (keep.keep_every and step % keep.keep_every == 0):
                 delete(self.workdir / STEPS / str(step))
+
+
+def _kept(state: TrainState) -> dict[str, Any]:
+    """The arrays of the item "optimizer"."""
+    return {**state.optimizer, MASTER: state.master}
 
 
 def newest(workdir: Path) -> Saved | None:

@@ -17,6 +17,7 @@ def define() -> None:
     """Defines the flags."""
     flags.DEFINE_string("checkpoint", None, "A run (its newest whole step), a step, or a model.")
     flags.DEFINE_string("json", None, "Also write the figures to this file.")
+    flags.DEFINE_bool("ema", False, "Take the average of the parameters that optim.ema keeps.")
     flags.DEFINE_string("mesh", "", "Sizes of the mesh, as fsdp=2,heads=4; empty: one device.")
     flags.DEFINE_integer(
         "host_devices",

@@ -45,7 +45,7 @@ def main() -> None:
         mesh, saved.model_config, config.batch_size // config.optim.accumulate, config.length
     )
     with jax.set_mesh(mesh):
-        model = saved.load_model(mesh)
+        model = saved.load_model(mesh, ema=flags.FLAGS.ema)
         figures = evaluate(
             model, sources.validation, sources.tokenizer, config, mesh, flags.FLAGS.batches
         )

@@ -18,17 +18,19 @@ from model.axes import ShardingRules, check_mesh, make_mesh, split_host
 from model.config import ModelConfig
 from model.manifest import CONFIG, damaged_steps
 from model.saving import write_text
+from train import profile
 from train.batches import Sources, open_sources, training_batches
-from train.calls import Calls
+from train.calls import calls
 from train.checkpoint import Checkpoints, check_corpus, check_workdir, start_from
 from train.held_out import evaluate
 from train.interrupt import Interrupt
 from train.memory import check_memory
 from train.metrics import Metrics, read
-from train.optimizer import Numbers, Optimizer
+from train.numbers import Numbers
+from train.optimizer import Optimizer
 from train.progress import RunProgress, clock
 from train.record import Record, due
-from train.step import TrainState, all_finite, init_state, make_optimizer, make_step
+from train.step import TrainState, all_finite, init_state, make_optimizer, make_step, state_of
 
 MOST_STEPS = 2**31 - 1
 
@@ -114,6 +116,7 @@ def _check_run(config: ConfigDict) -> None:
         )
     if config.data.prefetch < 1:
         raise UserError(f"data.prefetch = {config.data.prefetch} must be at least 1.")
+    profile.check(config.log.profile)
     for section, names in dict(
         checkpoint=("every", "keep_every"), log=("eval_every", "eval_batches")
     ).items():
@@ -158,11 +161,12 @@ def _run(
     metrics = Metrics(workdir, start, config.log.tensorboard)
     progress = RunProgress(config.steps, start, console)
     everies = (config.log.eval_every, config.checkpoint.every)
-    calls = Calls(start, config.steps, config.steps_per_call, everies)
+    edges = profile.edges(config.log.profile)
+    cut = calls(start, config.steps, config.steps_per_call, everies, edges)
     batches = training_batches(
         sources.train,
         config.batch_size,
-        calls,
+        cut,
         min(config.steps_per_call, config.steps),
         mesh,
         rules,
@@ -186,13 +190,14 @@ def _run(
         Interrupt() as interrupt,
         contextlib.closing(metrics),
         contextlib.closing(progress),
+        profile.Profile(config.log.profile, workdir) as traced,
         checkpoints,
     ):
         # A run that ended before the evaluation of its saved step makes up for it.
         if not evaluation and (over or (start and due(config.log.eval_every, start))):
             evaluation = measure(over)
-        for call, batch in zip(calls, batches, strict=True):
-            state, values = step(state, batch, jnp.int32(len(call)), numbers)
+        for call, batch in batches:
+            state, values = traced.take(call, step, state, batch, jnp.int32(len(call)), numbers)
             if in_turn:
                 jax.block_until_ready(values)
             # The values of the call before are read while this one computes.
@@ -250,13 +255,15 @@ def _first_state(
         return state
     # Run once: on a CPU, to optimise it takes far longer than to run it.
     options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-    state = jax.jit(fresh, compiler_options=options)(jax.random.key(config.seed))
     source = config.checkpoint.restore_from
-    if source:
-        model = start_from(source, state.model, sources.tokenizer, mesh)
-        state = dataclasses.replace(state, model=model)
-        console.print(f"parameters from {source}", highlight=False)
-    return state
+    if not source:
+        return jax.jit(fresh, compiler_options=options)(jax.random.key(config.seed))
+    model = start_from(source, abstract.model, sources.tokenizer, mesh)
+    console.print(f"parameters from {source}", highlight=False)
+    begin = jax.jit(
+        lambda model: state_of(optimizer, model), donate_argnums=0, compiler_options=options
+    )
+    return begin(model)
 
 
 def _evaluation(workdir: Path, step: int) -> dict[str, float]:

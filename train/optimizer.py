@@ -1,238 +1,202 @@
-"""Optimizers from optax, with every number an argument of the step.
+"""The update of a step: one optax chain from the declarations, every number an argument.
 
 Parameters enter by name (``{"blocks.0.attention.query": array}``), so that an optimizer's
 state reads alike in memory and on disk.
 """
 
-import dataclasses
 import math
-from typing import Any, no_type_check
+from collections.abc import Callable
+from fnmatch import fnmatchcase
+from typing import Any
 
-import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, PyTree
-from ml_collections import ConfigDict
 
+from configs import base, objects
 from configs.errors import UserError, nearest
 from model.parameter import Declaration
 from train import schedules
-from train.schedules import ScheduleNumbers
+from train.numbers import Numbers
+from train.transformations import Arrays, across_shards, by_layer, only
 
-NAMES = ("adamw", "lion", "adafactor", "muon")
 DECAYED = ("matrix", "embedding", "unembedding")
 
-Arrays = dict[str, Array]
-
-
-@no_type_check  # as a pytree it also holds shapes and shardings
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Numbers:
-    """The numbers of ``config.optim``, as float32 arrays: changing one recompiles nothing."""
-
-    learning_rate: Float[Array, ""]
-    muon_learning_rate: Float[Array, ""]
-    muon_momentum: Float[Array, ""]
-    weight_decay: Float[Array, ""]
-    b1: Float[Array, ""]
-    b2: Float[Array, ""]
-    eps: Float[Array, ""]
-    clip: Float[Array, ""]
-    z_loss: Float[Array, ""]
-    schedule: ScheduleNumbers
-
-    @classmethod
-    def of(cls, config: ConfigDict) -> "Numbers":
-        """Returns the numbers of a whole config, checked.
-
-        Raises:
-          UserError: a number is out of its range.
-        """
-        optim = config.optim
-        floats = {name: value for name, value in optim.items() if isinstance(value, float)}
-        with np.errstate(over="ignore", under="ignore"):
-            held = {name: float(np.float32(value)) for name, value in floats.items()}
-        for name in ("learning_rate", "muon_learning_rate", "weight_decay", "clip", "z_loss"):
-            if not 0 <= held[name] < math.inf:
-                raise UserError(
-                    f"optim.{name} = {optim[name]} must be at least 0, and finite in float32."
-                )
-        for name in ("b1", "b2", "muon_momentum"):
-            if not 0 <= held[name] < 1:
-                raise UserError(f"optim.{name} = {optim[name]} must be at least 0 and below 1.")
-        for name in ("final_fraction", "decay_fraction"):
-            if not 0 <= held[name] <= 1:
-                raise UserError(f"optim.{name} = {optim[name]} must lie between 0 and 1.")
-        if optim.warmup_steps < 0:
-            raise UserError(f"optim.warmup_steps = {optim.warmup_steps} must be at least 0.")
-        if not 0 < held["eps"] < math.inf:
-            raise UserError(f"optim.eps = {optim.eps} must be positive and finite in float32.")
-
-        def number(value: int | float) -> Array:
-            return jnp.asarray(value, jnp.float32)
-
-        given = {f.name for f in dataclasses.fields(cls)} - {"schedule"}
-        return cls(
-            schedule=ScheduleNumbers(
-                steps=number(config.steps),
-                warmup_steps=number(optim.warmup_steps),
-                final_fraction=number(optim.final_fraction),
-                decay_fraction=number(optim.decay_fraction),
-            ),
-            **{name: number(optim[name]) for name in given},
-        )
+Declarations = dict[str, Declaration]
+Scaling = Callable[[Numbers, Declarations], optax.GradientTransformation]
 
 
 class Optimizer:
-    """One of ``NAMES``, for the parameters of one model."""
+    """The update of the parameters of one model."""
 
-    def __init__(self, name: str, schedule: str, declared: list[Declaration]):
-        """Args: names as in ``config.optim``, and the declarations of the model.
+    def __init__(
+        self,
+        name: str,
+        schedule: str,
+        declared: list[Declaration],
+        patterns: tuple[str, ...] = (),
+        master_weights: bool = False,
+        ema: bool = False,
+    ):
+        """Takes what of ``config.optim`` is no number.
+
+        Args:
+          name, schedule, master_weights: as there.
+          declared: declarations of the model.
+          patterns: of names of parameters, one a row of ``Numbers.multipliers``.
+          ema: whether there is an average of the parameters.
 
         Raises:
-          UserError: there is no such optimizer or schedule.
+          UserError: there is no such optimizer or schedule, or no parameter like a pattern.
         """
-        if name not in NAMES:
-            raise UserError(
-                f"optim.name = {name!r} is no optimizer{nearest(name, NAMES)}; "
-                f"choose one of {', '.join(NAMES)}."
-            )
         schedules.check(schedule)
-        self.name = name
         self.schedule = schedule
         self.declared = {d.path: d for d in declared}
+        self.patterns, self.master_weights, self.ema = patterns, master_weights, ema
+        for pattern in patterns:
+            if not any(fnmatchcase(path, pattern) for path in self.declared):
+                raise UserError(
+                    f"optim.multipliers: no parameter is like {pattern!r}; they are "
+                    f"{', '.join(self.declared)}."
+                )
+        # Which parameters each scaling takes, by the name of its state.
+        self.groups: dict[str, tuple[Scaling, list[str]]] = {}
+        if name == "muon":
+            matrices = [path for path, d in self.declared.items() if d.kind == "matrix"]
+            others = [path for path in self.declared if path not in matrices]
+            self.groups = {"muon": (_muon, matrices), "adamw": (_adamw, others)}
+        elif name in SCALINGS:
+            self.groups = {name: (SCALINGS[name], list(self.declared))}
+        elif ":" in name:
+            self.groups = {"custom": (_custom(name), list(self.declared))}
+        else:
+            raise UserError(
+                f"optim.name = {name!r} is no optimizer{nearest(name, NAMES)}; "
+                f"choose one of {', '.join(NAMES)}, or 'module:function'."
+            )
 
     def init(self, arrays: Arrays) -> dict[str, PyTree]:
         """Returns the state for parameters, split over devices as they are."""
-        return {
-            group: self._transform(group, _zeros()).init(members)
-            for group, members in self._grouped(arrays).items()
-        }
+        return dict(self.chain(Numbers.of(base.get_config()), jnp.int32(0)).init(arrays))
 
-    def update(
-        self,
-        gradients: Arrays,
-        state: dict[str, PyTree],
-        arrays: Arrays,
-        numbers: Numbers,
-        step: Int[Array, ""],
-    ) -> tuple[Arrays, dict[str, PyTree], dict[str, Float[Array, ""]]]:
-        """Takes one step.
+    def chain(
+        self, numbers: Numbers, step: Int[Array, ""]
+    ) -> optax.GradientTransformationExtraArgs:
+        """Returns the whole update of a step, which turns gradients into terms of parameters.
 
         Args:
-          gradients: of the loss, by name.
-          state: from ``init`` or the last update.
-          arrays: the parameters, by name.
-          numbers: rates, decays and the schedule's numbers.
-          step: steps taken before; optax's own counters follow it.
-
-        Returns:
-          The parameters, the state, and ``grad_norm`` (before clipping) and ``learning_rate``.
+          numbers: rates, decays and the schedule's numbers; may be traced.
+          step: steps taken before.
         """
-        norm = optax.global_norm({name: g.astype(jnp.float32) for name, g in gradients.items()})
-        wanted = jnp.where(numbers.clip > 0, numbers.clip, jnp.inf)
-        factor = jnp.minimum(1.0, wanted / jnp.maximum(norm, jnp.finfo(norm.dtype).tiny))
-        gradients = {name: g * factor.astype(g.dtype) for name, g in gradients.items()}
-        rate = schedules.multiplier(self.schedule, step, numbers.schedule)
-        after: Arrays = {}
-        grouped = self._grouped(arrays)
-        new_state = {}
-        for group, members in grouped.items():
-            peak = numbers.muon_learning_rate if group == "muon" else numbers.learning_rate
-            changed, new_state[group] = self._update_group(
-                group,
-                {name: gradients[name] for name in members},
-                optax.tree.set(state[group], count=step.astype(jnp.int32)),
-                members,
-                numbers,
-                rate * peak,
-            )
-            after.update(changed)
-        after = {name: after[name] for name in arrays}
-        return after, new_state, dict(grad_norm=norm, learning_rate=rate * numbers.learning_rate)
 
-    def _grouped(self, arrays: Arrays) -> dict[str, Arrays]:
-        if self.name != "muon":
-            return {self.name: arrays}
-        matrix = {name for name in arrays if self.declared[name].kind == "matrix"}
-        groups = {
-            "muon": {n: a for n, a in arrays.items() if n in matrix},
-            "adamw": {n: a for n, a in arrays.items() if n not in matrix},
-        }
-        return {group: members for group, members in groups.items() if members}
+        schedule = schedules.multiplier(self.schedule, step, numbers.schedule)
+        matrices = self.groups["muon"][1] if "muon" in self.groups else ()
 
-    def _update_group(
-        self,
-        group: str,
-        gradients: Arrays,
-        state: PyTree,
-        arrays: Arrays,
-        numbers: Numbers,
-        rate: Array,
-    ) -> tuple[Arrays, PyTree]:
-        def apply(
-            gradients: Arrays, state: PyTree, arrays: Arrays, numbers: Numbers, rate: Array
-        ) -> tuple[Arrays, PyTree]:
-            updates, new = self._transform(group, numbers).update(gradients, state, arrays)
-            # The numbers are float32 and would widen what is kept in the parameters' type.
-            state = jax.tree.map(lambda after, before: after.astype(before.dtype), new, state)
-            decay = rate * numbers.weight_decay
-            after = {}
-            for name, array in arrays.items():
-                change = rate * updates[name]
-                if self.declared[name].kind in DECAYED:
-                    change = change + decay * array
-                after[name] = (array - change).astype(array.dtype)
-            return after, state
+        def clip(gradients: Arrays, _: Arrays) -> Arrays:
+            largest = jnp.where(numbers.clip > 0, numbers.clip, jnp.inf)
+            norm = jnp.maximum(global_norm(gradients), jnp.finfo(jnp.float32).tiny)
+            factor = jnp.minimum(1.0, largest / norm)
+            return {name: g * factor.astype(g.dtype) for name, g in gradients.items()}
 
-        arguments = (gradients, state, arrays, numbers, rate)
-        if group in ("adamw", "lion") or jax.sharding.get_abstract_mesh().empty:
-            return apply(*arguments)
-        # These reshape and transpose across shards: the compiler places what is in between.
-        places = jax.tree.map(lambda x: jax.typeof(x).sharding, (arrays, state))
-        return jax.sharding.auto_axes(apply, out_sharding=places)(*arguments)
+        def decay(updates: Arrays, arrays: Arrays) -> Arrays:
+            terms = {
+                name: numbers.weight_decay * self._multiplier(name, 1, numbers) * array
+                for name, array in arrays.items()
+                if self.declared[name].kind in DECAYED
+            }
+            return {n: update + terms[n] if n in terms else update for n, update in updates.items()}
 
-    def _transform(self, group: str, numbers: Numbers) -> optax.GradientTransformation:
-        if group == "adamw":
-            return optax.scale_by_adam(numbers.b1, numbers.b2, numbers.eps)
-        if group == "lion":
-            return optax.scale_by_lion(numbers.b1, numbers.b2)
-        if group == "adafactor":
-            return optax.chain(
-                optax.scale_by_factored_rms(),
-                optax.clip_by_block_rms(1.0),
-                optax.scale_by_param_block_rms(),
-            )
-        dimensions = {
-            name: optax.contrib.MuonDimensionNumbers(d.rows, d.columns)
-            for name, d in self.declared.items()
-            if d.kind == "matrix"
-        }
-        return optax.chain(
-            optax.contrib.scale_by_muon(
-                beta=numbers.muon_momentum, weight_dimension_numbers=dimensions
+        def descend(updates: Arrays, _: Arrays) -> Arrays:
+            def rate(name: str) -> Array:
+                peak = numbers.muon_learning_rate if name in matrices else numbers.learning_rate
+                return schedule * peak * self._multiplier(name, 0, numbers)
+
+            return {name: -rate(name) * update for name, update in updates.items()}
+
+        return optax.named_chain(
+            ("clip", optax.stateless(clip)),
+            *(
+                (group, only(members, across_shards(scaling, numbers, self.declared)))
+                for group, (scaling, members) in self.groups.items()
             ),
-            optax.stateless(self._widen),
+            ("decay", optax.stateless(decay)),
+            ("rate", optax.stateless(descend)),
         )
 
-    def _widen(self, updates: Arrays, arrays: Any) -> Arrays:
-        """Scales each orthogonal update by sqrt(max(1, columns / rows)), as optax's Muon does."""
-        del arrays
+    def _multiplier(self, name: str, column: int, numbers: Numbers) -> Array | float:
+        """The product of a parameter's multipliers: column 0 for the rate, 1 for the decay."""
+        matched = (i for i, pattern in enumerate(self.patterns) if fnmatchcase(name, pattern))
+        return math.prod((numbers.multipliers[i, column] for i in matched), start=1.0)
 
+
+def global_norm(gradients: Arrays) -> Float[Array, ""]:
+    """Returns the norm of all gradients together, in float32."""
+    return optax.global_norm({name: g.astype(jnp.float32) for name, g in gradients.items()})
+
+
+def _adamw(numbers: Numbers, declared: Declarations) -> optax.GradientTransformation:
+    del declared
+    return optax.scale_by_adam(numbers.b1, numbers.b2, numbers.eps)
+
+
+def _lion(numbers: Numbers, declared: Declarations) -> optax.GradientTransformation:
+    del declared
+    return optax.scale_by_lion(numbers.b1, numbers.b2)
+
+
+def _adafactor(numbers: Numbers, declared: Declarations) -> optax.GradientTransformation:
+    del numbers
+    whole = optax.chain(
+        optax.scale_by_factored_rms(),
+        optax.clip_by_block_rms(1.0),
+        optax.scale_by_param_block_rms(),
+    )
+    layers = {name: d.axes.index("layers") for name, d in declared.items() if "layers" in d.axes}
+    return by_layer(layers, whole) if layers else whole
+
+
+def _muon(numbers: Numbers, declared: Declarations) -> optax.GradientTransformation:
+    """Jordan et al. 2024, "Muon"; each update widened by sqrt(max(1, columns / rows))."""
+    matrices = {name: d for name, d in declared.items() if d.kind == "matrix"}
+    dimensions = {
+        name: optax.contrib.MuonDimensionNumbers(d.rows, d.columns) for name, d in matrices.items()
+    }
+
+    def widen(updates: Arrays, _: Arrays) -> Arrays:
         def size(d: Declaration, dims: tuple[int, ...]) -> int:
             return math.prod(d.shape[i] for i in dims)
 
-        scaled = {}
-        for name, update in updates.items():
-            d = self.declared[name]
-            scaled[name] = update * max(1.0, size(d, d.columns) / size(d, d.rows)) ** 0.5
-        return scaled
+        wider = {n: size(d, d.columns) / size(d, d.rows) for n, d in matrices.items()}
+        return {name: update * max(1.0, wider[name]) ** 0.5 for name, update in updates.items()}
+
+    return optax.chain(
+        optax.contrib.scale_by_muon(
+            beta=numbers.muon_momentum, weight_dimension_numbers=dimensions
+        ),
+        optax.stateless(widen),
+    )
 
 
-def _zeros() -> Numbers:
-    """Returns numbers for the start of a state, which depends on none of them."""
-    zero = jnp.zeros((), jnp.float32)
-    names = {f.name for f in dataclasses.fields(Numbers)} - {"schedule"}
-    return Numbers(schedule=ScheduleNumbers(zero, zero, zero, zero), **dict.fromkeys(names, zero))
+def _custom(name: str) -> Scaling:
+    """Returns a function of the user's own, checked when it is called."""
+    function = objects.named(name, "optim.name", NAMES)
+
+    def scaling(numbers: Numbers, declared: Declarations) -> Any:
+        found = function(numbers, declared)
+        if not isinstance(found, optax.GradientTransformation):
+            raise UserError(
+                f"optim.name = {name!r} returned {type(found).__name__}; return an "
+                "optax.GradientTransformation from function(numbers, declarations)."
+            )
+        return found
+
+    return scaling
+
+
+SCALINGS: dict[str, Scaling] = {
+    "adamw": _adamw,
+    "lion": _lion,
+    "adafactor": _adafactor,
+    "muon": _muon,
+}
+NAMES = tuple(SCALINGS)

@@ -109,7 +109,7 @@ def main() -> None:
     prompts = _prompts(defaults.prompts)
     mesh = checkpoint_flags.open_mesh(saved)
     with jax.set_mesh(mesh):
-        model = saved.load_model(mesh)
+        model = saved.load_model(mesh, ema=flags.FLAGS.ema)
         found = continue_texts(
             model,
             saved.tokenizer,

@@ -6,6 +6,7 @@ from typing import Any, no_type_check
 
 import jax
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from ml_collections import ConfigDict
 
@@ -13,22 +14,35 @@ from model.axes import ShardingRules
 from model.config import ModelConfig
 from model.parameter import declarations, parameters
 from model.transformer import Transformer
+from train import loss
 from train.batches import Batch
-from train.loss import summed_loss
-from train.optimizer import Numbers, Optimizer
+from train.numbers import Numbers
+from train.optimizer import Optimizer, global_norm
+from train.schedules import multiplier
 
 
 @no_type_check  # as a pytree it also holds shapes and shardings
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-    """All that a step changes."""
+    """All that a step changes.
+
+    Attributes:
+      step: steps taken.
+      model: the network.
+      optimizer: what each part of the update keeps, by the part's name.
+      master: float32 weights behind parameters of a narrower dtype, by name; may be empty.
+      ema: the exponential moving average of the parameters in float32, by name; may be empty.
+    """
 
     step: Int[Array, ""]
     model: Transformer
     optimizer: dict[str, Any]
+    master: dict[str, Array]
+    ema: dict[str, Array]
 
 
+METRICS = ("loss", "grad_norm", "learning_rate")
 Metrics = dict[str, Float[Array, "*steps"]]
 Step = Callable[[TrainState, Batch, Array, Numbers], tuple[TrainState, Metrics]]
 
@@ -36,7 +50,16 @@ Step = Callable[[TrainState, Batch, Array, Numbers], tuple[TrainState, Metrics]]
 def make_optimizer(config: ConfigDict, model_config: ModelConfig) -> Optimizer:
     """Returns the optimizer of a config, for its model's declarations."""
     abstract = jax.eval_shape(lambda key: Transformer(model_config, key), jax.random.key(0))
-    return Optimizer(config.optim.name, config.optim.schedule, declarations(abstract))
+    optim = config.optim
+    patterns = tuple(pattern for pattern, *_ in optim.multipliers)
+    return Optimizer(
+        optim.name,
+        optim.schedule,
+        declarations(abstract),
+        patterns,
+        optim.master_weights,
+        optim.ema > 0,
+    )
 
 
 def init_state(
@@ -46,9 +69,18 @@ def init_state(
     rules: ShardingRules | None = None,
 ) -> TrainState:
     """Returns the state before the first step; run it under ``jax.jit`` with the mesh set."""
-    model = Transformer(model_config, key, rules)
-    state = optimizer.init(named_arrays(model))
-    return TrainState(jnp.zeros((), jnp.int32), model, state)
+    return state_of(optimizer, Transformer(model_config, key, rules))
+
+
+def state_of(optimizer: Optimizer, model: Transformer) -> TrainState:
+    """Returns the state before the first step of a run that begins with a model."""
+    arrays = named_arrays(model)
+    wide = {name: array.astype(jnp.float32) for name, array in arrays.items()}
+    narrow = [name for name, array in arrays.items() if array.dtype != jnp.float32]
+    master = {name: wide[name] for name in narrow if optimizer.master_weights}
+    # A copy each: the step gives the buffers of its state away.
+    ema = jax.tree.map(jnp.copy, wide) if optimizer.ema else {}
+    return TrainState(jnp.zeros((), jnp.int32), model, optimizer.init(arrays | master), master, ema)
 
 
 def make_step(config: ConfigDict, optimizer: Optimizer) -> Step:
@@ -59,19 +91,6 @@ def make_step(config: ConfigDict, optimizer: Optimizer) -> Step:
     (nats a token), ``grad_norm`` and ``learning_rate``. The state's buffers are given away.
     The count is a number, not a shape: however a run is cut into calls, the same program runs.
     """
-    accumulate = config.optim.accumulate
-    key = jax.random.key(config.seed + 1)
-
-    def one(state: TrainState, batch: Batch, numbers: Numbers) -> tuple[TrainState, Metrics]:
-        dropout = jax.random.fold_in(key, state.step)
-        gradients, loss = gradient(
-            state.model, batch, numbers.z_loss, dropout, accumulate, config.loss_chunk
-        )
-        arrays, opt, metrics = optimizer.update(
-            named_arrays(gradients), state.optimizer, named_arrays(state.model), numbers, state.step
-        )
-        model = with_arrays(state.model, arrays)
-        return TrainState(state.step + 1, model, opt), dict(loss=loss, **metrics)
 
     def many(
         state: TrainState, batches: Batch, count: Int[Array, ""], numbers: Numbers
@@ -81,16 +100,57 @@ def make_step(config: ConfigDict, optimizer: Optimizer) -> Step:
             batch = jax.tree.map(
                 lambda leaf: jax.lax.dynamic_index_in_dim(leaf, i, 0, False), batches
             )
-            state, new = one(state, batch, numbers)
+            state, new = train_step(state, batch, numbers, optimizer, config)
             return state, {name: metrics[name].at[i].set(new[name]) for name in metrics}
 
-        slots = batches.tokens.shape[0]
-        empty = {
-            n: jnp.zeros((slots,), jnp.float32) for n in ("loss", "grad_norm", "learning_rate")
-        }
+        empty = {name: jnp.zeros(batches.tokens.shape[0], jnp.float32) for name in METRICS}
         return jax.lax.fori_loop(0, count, body, (state, empty))
 
     return jax.jit(many, donate_argnums=0)
+
+
+def train_step(
+    state: TrainState, batch: Batch, numbers: Numbers, optimizer: Optimizer, config: ConfigDict
+) -> tuple[TrainState, Metrics]:
+    """Takes one step: gradient, update, metrics.
+
+    Args:
+      state: before it.
+      batch: of this step.
+      numbers: may be traced; whatever they are, the same program runs.
+      optimizer: whose chain makes the update.
+      config: whole; its seed, ``optim.accumulate`` and ``loss_chunk`` are part of the program.
+
+    Returns:
+      The state, and ``loss`` (nats a token), ``grad_norm`` (before clipping), ``learning_rate``.
+    """
+    dropout = jax.random.fold_in(jax.random.key(config.seed + 1), state.step)
+    slopes, nats = gradient(
+        state.model,
+        batch,
+        numbers.z_loss,
+        dropout,
+        config.optim.accumulate,
+        config.loss_chunk,
+        loss.named(config.loss),
+    )
+    gradients, weights = named_arrays(slopes), named_arrays(state.model)
+
+    update = optimizer.chain(numbers, state.step).update
+    wide = weights | state.master
+    updates, optimizer_state = update(gradients, state.optimizer, wide)
+    wide = optax.apply_updates(wide, updates)
+
+    after = TrainState(
+        step=state.step + 1,
+        model=with_arrays(state.model, {n: wide[n].astype(w.dtype) for n, w in weights.items()}),
+        optimizer=dict(optimizer_state),
+        master={name: wide[name] for name in state.master},
+        ema={n: e + (1 - numbers.ema) * (wide[n] - e) for n, e in state.ema.items()},
+    )
+    schedule = multiplier(optimizer.schedule, state.step, numbers.schedule)
+    rate = numbers.learning_rate * schedule
+    return after, dict(loss=nats, grad_norm=global_norm(gradients), learning_rate=rate)
 
 
 def gradient(
@@ -100,8 +160,11 @@ def gradient(
     key: PRNGKeyArray,
     accumulate: int = 1,
     chunk: int | None = None,
+    objective: loss.Loss = loss.cross_entropy,
 ) -> tuple[Transformer, Float[Array, ""]]:
     """Returns the gradient of the mean loss over counted tokens, and the mean cross-entropy.
+
+    Summed over microbatches the gradient is float32, else it has the dtypes of the parameters.
 
     Args:
       model: its parameters are differentiated.
@@ -111,16 +174,16 @@ def gradient(
       accumulate: microbatches; each takes every ``accumulate``-th row, so that every device
         works on each, and their sums are those of the whole batch.
       chunk: tokens whose logits a device holds at once; None: see ``train.loss``.
+      objective: what is minimised.
     """
     total = jnp.maximum(batch.counted.sum(), 1).astype(jnp.float32)
 
-    def loss(model: Transformer, batch: Batch, key: Array) -> tuple[Array, Array]:
-        x = model.last_residual(batch.tokens, batch.positions, batch.segments, key)
+    def minimised(model: Transformer, batch: Batch, key: Array) -> tuple[Array, Array]:
         weights = batch.counted / total
-        with_z, nats = summed_loss(model, x, batch.labels, weights, z_loss, chunk)
-        return with_z, (weights * nats).sum()
+        value, nats = objective(model, batch, weights, z_loss, key, chunk)
+        return value, (weights * nats).sum()
 
-    differentiate = jax.grad(loss, has_aux=True)
+    differentiate = jax.grad(minimised, has_aux=True)
     if accumulate == 1:
         gradients, nats = differentiate(model, batch, key)
         return gradients, nats
@@ -138,13 +201,13 @@ def gradient(
     # Sums of many small parts are kept in float32, whatever the parameters are.
     zeros = jax.tree.map(lambda p: jnp.zeros_like(p, jnp.float32), (model, jnp.zeros(())))
     (gradients, nats), _ = jax.lax.scan(add, zeros, (micro, jax.random.split(key, accumulate)))
-    return jax.tree.map(lambda g, p: g.astype(p.dtype), gradients, model), nats
+    return gradients, nats
 
 
 @jax.jit
 def all_finite(state: TrainState) -> Bool[Array, ""]:
-    """Tells whether all parameters, and all that the optimizer keeps, are finite numbers."""
-    leaves = jax.tree.leaves((state.model, state.optimizer))
+    """Tells whether all parameters, their average, and all that the optimizer keeps are finite."""
+    leaves = [x for x in jax.tree.leaves(state) if jnp.issubdtype(x.dtype, jnp.floating)]
     return jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves]).all()
 
 

@@ -1,5 +1,6 @@
 """This project, as a contender; like its commands, it keeps what it compiles."""
 
+import dataclasses
 import itertools
 from collections.abc import Callable
 
@@ -22,9 +23,9 @@ from model.decoding import ready
 from model.pattern import Pattern
 from model.transformer import Transformer
 from train.batches import Batch, open_sources, training_batches
-from train.calls import Calls
+from train.calls import calls
 from train.decoding import continue_tokens
-from train.optimizer import Numbers
+from train.numbers import Numbers
 from train.sampler import Sampler
 from train.step import (
     init_state,
@@ -57,7 +58,8 @@ class Training:
             name: jax.device_put(arrays[name], old.sharding)
             for name, old in named_arrays(state.model).items()
         }
-        self.state = type(state)(state.step, with_arrays(state.model, placed), state.optimizer)
+        model = with_arrays(state.model, placed)
+        self.state = dataclasses.replace(state, model=model)
         self.numbers = Numbers.of(self.config)
         self.step = make_step(self.config, optimizer)
         self.batches = start.batches(self.shape)
@@ -160,10 +162,10 @@ class Loading:
         found = training_batches(
             self.source,
             self.shape.batch,
-            Calls(0, steps, slots),
+            calls(0, steps, slots),
             slots,
             self.mesh,
             ShardingRules(),
             self.config.data.prefetch,
         )
-        return dict(tokens=float(sum(batch.tokens.size for batch in found)))
+        return dict(tokens=float(sum(batch.tokens.size for _, batch in found)))

@@ -12,6 +12,7 @@ from configs.resolved import check, difference, digest, fields, from_json, to_js
 def changed():
     config = base.get_config()
     config.model.window = (None, 256)
+    config.optim.multipliers = (("*.gain", 2, 0.5),)
     config.model.head_dim = 48
     config.model.logit_cap = 30.0
     config.sample.prompts = ("one", "two\nlines")
@@ -85,6 +86,7 @@ def test_difference_names_what_differs():
         "model.logit_cap",
         "sample.prompts",
         "optim.learning_rate",
+        "optim.multipliers",
     }
     assert found["model.window"] == ((None,), (None, 256))
     assert found["model.head_dim"] == (None, 48)
@@ -135,6 +137,10 @@ def test_types(value, accepted: bool):
     [
         ("model.window", (None, "x")),
         ("model.window", (1.5,)),
+        ("optim.multipliers", (("*", 1.0),)),
+        ("optim.multipliers", (("*", 1.0, True),)),
+        ("optim.multipliers", ("*",)),
+        ("log.profile", (1, 2.5)),
         ("data.periods", (True, 4)),
         ("sample.prompts", (1, 2)),
     ],

@@ -98,7 +98,7 @@ def test_variant_by_name():
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
-        ("multihaed", "model.attention cannot be 'multihaed' .*mean 'multihead'"),
+        ("multihaed", "model.attention = 'multihaed' .*mean 'multihead'"),
         ("no.such.module:Class", "model.attention = .* cannot be imported"),
         ("model.attention:Missing", "model.attention = .* cannot be imported"),
     ],

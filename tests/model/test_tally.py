@@ -1,5 +1,6 @@
 """The tally against hand counts and against what a step really holds."""
 
+import io
 import json
 import subprocess
 import sys
@@ -7,11 +8,12 @@ import sys
 import jax
 import numpy as np
 import pytest
+from rich.console import Console
 
 from configs import base, gpt3, induction, toy
 from model.config import ModelConfig
 from model.parameter import declarations
-from model.tally import tally
+from model.tally import render, tally
 from model.transformer import Transformer
 from train.optimizer import NAMES, Optimizer
 from train.step import named_arrays
@@ -103,6 +105,20 @@ def test_optimizer_bytes_are_those_of_the_state(name: str) -> None:
     held = sum(leaf.size * 4 for leaf in jax.tree.leaves(state))
     # Counters and placeholders of the state are a few numbers a parameter.
     assert held == pytest.approx(tally(config, 32, name).optimizer_bytes, rel=2e-3)
+
+
+def test_what_is_kept_beside_the_moments_is_counted() -> None:
+    wide, narrow = model_config(), model_config(param_dtype="bfloat16")
+    found = [tally(narrow, 32, "adamw", *kept).optimizer_bytes for kept in ((False, True), (True,))]
+    parameters = tally(wide, 32).parameters + tally(wide, 32).padding
+    # Two moments and the weights in float32; two moments in bfloat16 and the average in float32.
+    assert found == [(2 + 1) * 4 * parameters, (2 * 2 + 4) * parameters]
+    assert tally(wide, 32, "adamw", master_weights=True) == tally(wide, 32)
+    own = tally(wide, 32, "some.module:function")
+    assert own.optimizer_bytes is None
+    printed = Console(file=io.StringIO(), width=110)
+    printed.print(render(own, "own"))
+    assert "its function's" in printed.file.getvalue()
 
 
 def test_cache_bytes_are_those_of_an_empty_cache() -> None:

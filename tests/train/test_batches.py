@@ -11,7 +11,7 @@ from model.axes import ShardingRules
 from tests.train import tiny
 from text.corpora import Corpus
 from train.batches import evaluation_batches, make_batch, open_sources, training_batches
-from train.calls import Calls
+from train.calls import calls
 from train.rows import CorpusRows
 
 RULES = ShardingRules()
@@ -54,9 +54,9 @@ def test_training_batches_are_the_rows_of_their_steps_however_they_are_cut():
     source, mesh = documents(), tiny.mesh(fsdp=2)
 
     def steps(slots, everies=()):
-        found, calls = [], Calls(3, 10, slots, everies)
-        batches = training_batches(source, 4, calls, slots, mesh, RULES, prefetch=2)
-        for call, batch in zip(calls, batches, strict=True):
+        found, cut = [], calls(3, 10, slots, everies)
+        batches = training_batches(source, 4, cut, slots, mesh, RULES, prefetch=2)
+        for call, batch in batches:
             assert batch.tokens.shape == (slots, 4, 16)
             found.extend(np.asarray(batch.labels)[: len(call)])
         return np.stack(found)

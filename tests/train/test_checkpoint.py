@@ -13,7 +13,7 @@ from configs import resolved
 from configs.errors import UserError
 from model import manifest, saving
 from model.saved import open_saved
-from tests.train import tiny
+from tests.train import own_updates, tiny
 from train.checkpoint import Checkpoints, check_workdir, start_from
 from train.step import init_state, make_optimizer, named_arrays
 
@@ -62,6 +62,46 @@ def test_a_step_comes_back_with_the_same_bits(run, tmp_path):
     found = restore(run, tmp_path)
     assert int(found.step) == 3
     tiny.assert_equal(tiny.arrays(found), tiny.arrays(marked(run[2], 3)))
+
+
+def test_the_average_the_master_weights_and_a_key_of_one_s_own_are_saved(run, tmp_path):
+    changes = {
+        "optim.name": f"{own_updates.__name__}:noisy",
+        "optim.ema": 0.9,
+        "optim.master_weights": True,
+        "model.param_dtype": "bfloat16",
+        "model.num_layers": 1,
+        "model.mlp": "none",
+        "steps_per_call": 2,
+    }
+    stepper = tiny.Stepper(tiny.config(changes), tiny.mesh())
+    state, _ = stepper.call(stepper.start())
+    assert any((a != state.ema[n]).any() for n, a in state.master.items())
+    checkpoints = Checkpoints(tmp_path, stepper.config, None)
+    checkpoints.save(state, 2)
+    checkpoints.wait()
+    found = restore(run, tmp_path, changes)
+    tiny.assert_equal(tiny.arrays(found), tiny.arrays(state))
+    # Both go on to the same bits.
+    again, expected = (stepper.call(s)[0] for s in (found, state))
+    tiny.assert_equal(tiny.arrays(again), tiny.arrays(expected))
+
+    saved_step = open_saved(tmp_path)
+    assert "master.blocks.0.attention.query" in saved_step.shapes("optimizer")
+    averaged = named_arrays(saved_step.load_model(stepper.mesh, ema=True))
+    expected = {name: array.astype(jnp.bfloat16) for name, array in state.ema.items()}
+    tiny.assert_equal(*({n: np.asarray(a) for n, a in t.items()} for t in (averaged, expected)))
+
+
+def test_a_step_without_an_average_begins_one_and_says_that_it_has_none(run, tmp_path):
+    save(run, tmp_path, [3])
+    with pytest.raises(UserError, match="holds no average of the parameters for --ema"):
+        open_saved(tmp_path).load_model(run[1], ema=True)
+    found = restore(run, tmp_path, {"optim.ema": 0.5})
+    expected = {n: np.asarray(a) for n, a in named_arrays(found.model).items()}
+    tiny.assert_equal({n: np.asarray(a) for n, a in found.ema.items()}, expected)
+    (tmp_path / "config.json").write_text(resolved.to_json(run[0]))
+    assert check_workdir(tmp_path, tiny.config({"optim.ema": 0.5})) == {"optim.ema": (0.0, 0.5)}
 
 
 def test_a_run_without_steps_starts_anew(run, tmp_path):

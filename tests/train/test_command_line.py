@@ -33,9 +33,10 @@ def command(module, *arguments, forced=True, stdout=subprocess.PIPE):
 
 
 def save(config, path, documents):
-    """Saves an untrained model with some documents beside its config."""
+    """Saves an untrained model, zeros as its average, and documents beside its config."""
     stepper = tiny.Stepper(config, tiny.mesh())
-    items = dict(model=named_arrays(stepper.start().model))
+    model = named_arrays(stepper.start().model)
+    items = dict(model=model, ema=jax.tree.map(jax.numpy.zeros_like, model))
     with jax.set_mesh(stepper.mesh):
         Saving(path, items, {"config.json": resolved.to_json(config), **documents}).wait()
 
@@ -143,6 +144,16 @@ def test_a_saved_model_is_evaluated_and_continues_its_prompts(folder):
         "--mesh=fsdp=2",
         forced=False,
     )
+    averages = [
+        command(
+            *(module, f"--checkpoint={folder}/rose", "--ema", f"--json={folder}/{module}.json"),
+            *arguments,
+        )
+        for module, *arguments in (
+            ("train.evaluate",),
+            ("train.sample", "--prompt=is", "--tokens=5", "--temperature=0"),
+        )
+    ]
     sample = command(
         *("train.sample", f"--checkpoint={folder}/rose", f"--json={folder}/samples.json"),
         *("--tokens=7", "--temperature=0", "--prompt=is a", r"--prompt=\[red] "),
@@ -160,6 +171,15 @@ def test_a_saved_model_is_evaluated_and_continues_its_prompts(folder):
     samples = json.loads((folder / "samples.json").read_text())["samples"]
     assert [s["prompt"] for s in samples] == ["is a", "\\[red] "]
     assert all(s["prompt"] + s["text"] in said for s in samples)
+
+    # Zeros find every token exactly as likely as any other.
+    for command_line in averages:
+        complaint = command_line.communicate(timeout=200)[1]
+        assert command_line.returncode == 0, complaint
+    figures = json.loads((folder / "train.evaluate.json").read_text())
+    assert abs(figures["perplexity"] - 12) < 1e-4
+    samples = json.loads((folder / "train.sample.json").read_text())["samples"]
+    assert len(set(samples[0]["text"])) == 1
 
 
 def test_commands_on_a_checkpoint_explain_the_same_flags():

@@ -11,7 +11,7 @@ import pytest
 
 from model.attention import Multihead
 from tests.train import tiny
-from tests.train.updates import network, numbers, quick
+from tests.train.updates import network, numbers, quick, taking
 from train.optimizer import Optimizer
 
 # Rows and columns of each matrix of a parameter; the letters before the arrow number matrices.
@@ -46,9 +46,9 @@ def _muon_steps(fields, axes):
     found, (arrays, *gradients) = network(fields, **axes)
     optimizer = Optimizer("muon", "constant", found)
     start, state = arrays, quick(optimizer.init)(arrays)
-    update = quick(optimizer.update)
+    update = taking(optimizer)
     for step, gradient in enumerate(gradients):
-        arrays, state, _ = update(gradient, state, arrays, numbers(**MUON), jnp.int32(step))
+        arrays, state = update(gradient, state, arrays, numbers(**MUON), jnp.int32(step))
     for name, array in arrays.items():
         assert array.sharding == start[name].sharding, name
     return {name: np.asarray(a) for name, a in arrays.items()}
@@ -97,10 +97,10 @@ def test_muon_leaves_all_but_matrices_to_adamw():
     assert {d.kind for d in others} == {"embedding", "unembedding", "gain", "bias"}
     adamw = Optimizer("adamw", "constant", others)
     arrays = {d.path: start[d.path] for d in others}
-    state = adamw.init(arrays)
+    state, update = adamw.init(arrays), taking(adamw)
     for step, gradient in enumerate(gradients):
         own = {d.path: gradient[d.path] for d in others}
-        arrays, state, _ = quick(adamw.update)(own, state, arrays, given, jnp.int32(step))
+        arrays, state = update(own, state, arrays, given, jnp.int32(step))
     for name, value in arrays.items():
         np.testing.assert_allclose(after[name], value, rtol=0, atol=1e-6, err_msg=name)
 
@@ -127,7 +127,7 @@ def test_a_variant_s_own_parameters_join_the_groups():
     assert any(own + "gate" in key for key in flat)
     assert not any(own + "strength" in key for key in flat)
     given = numbers(**MUON)
-    after, _, _ = quick(optimizer.update)(gradients, state, arrays, given, jnp.int32(0))
+    after, _ = taking(optimizer)(gradients, state, arrays, given, jnp.int32(0))
     for h in range(8):
         start, gradient = (np.asarray(t[own + "gate"])[:, :, h] for t in (arrays, gradients))
         expected = 0.98 * start - 0.1 * _orthogonal(gradient)

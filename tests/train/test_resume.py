@@ -204,9 +204,11 @@ def test_the_folder_of_a_run_holds_its_resolved_config(uninterrupted):
 
 def test_a_run_starts_from_the_parameters_of_another(uninterrupted, tmp_path):
     restore = {"checkpoint.restore_from": str(uninterrupted), "optim.learning_rate": 0.0}
+    restore["optim.ema"] = 0.5
     outcome, said = run(tmp_path, {**restore, "steps": 5, "length": 32})
     assert f"parameters from {uninterrupted}" in said
     assert outcome.step == 5
-    model = open_saved(tmp_path).load_model(tiny.mesh())
     expected = final_arrays(uninterrupted)
-    tiny.assert_equal({n: np.asarray(a) for n, a in named_arrays(model).items()}, expected)
+    for ema in (False, True):
+        model = open_saved(tmp_path).load_model(tiny.mesh(), ema=ema)
+        tiny.assert_equal({n: np.asarray(a) for n, a in named_arrays(model).items()}, expected)

@@ -12,7 +12,7 @@ from scipy.special import log_softmax, logsumexp
 from tests.model import small
 from tests.train import tiny
 from train.batches import Batch
-from train.optimizer import Numbers
+from train.numbers import Numbers
 from train.step import gradient, named_arrays
 
 
@@ -142,8 +142,43 @@ def test_a_run_learns_and_reports_its_rates():
     # Before the first step every word is about equally likely.
     assert abs(values["loss"][0] - np.log(65)) < 0.1
     np.testing.assert_allclose(values["learning_rate"][:3], [0.01 / 3, 0.02 / 3, 0.01], rtol=1e-6)
+    # The norm that is reported is the one before clipping.
+    clipped = dataclasses.replace(Numbers.of(stepper.config), clip=jnp.float32(1e-6))
+    norms = stepper.call(start, 1, clipped)[1]["grad_norm"]
+    np.testing.assert_array_equal(norms, values["grad_norm"][:1])
+    assert norms > 1e-3
     _, losses = stepper.losses(start, 60)
     assert losses[-5:].mean() < losses[:5].mean() - 0.05
+
+
+def test_master_weights_take_steps_that_narrow_ones_cannot_and_are_averaged():
+    """A step of 2^-12 is lost in the 8 bits of a gain of 1, and is not in its float32 weight."""
+    changes = {
+        "model.param_dtype": "bfloat16",
+        "model.num_layers": 1,
+        "model.mlp": "none",
+        "steps_per_call": 3,
+        "optim.name": "lion",  # moves by the learning rate, whatever the gradient
+        "optim.learning_rate": 2.0**-12,
+        "optim.schedule": "constant",
+        "optim.warmup_steps": 0,
+        "optim.weight_decay": 0.0,
+        "optim.master_weights": True,
+        "optim.ema": 0.75,
+    }
+    stepper = tiny.Stepper(tiny.config(changes), tiny.mesh())
+    state = stepper.start()
+    average = {name: np.asarray(a, float) for name, a in state.master.items()}
+    for _ in range(3):
+        state, _ = stepper.call(state, 1)
+        average = {n: 0.75 * a + 0.25 * np.asarray(state.master[n]) for n, a in average.items()}
+    for name, array in named_arrays(state.model).items():
+        assert array.dtype == jnp.bfloat16
+        assert (array == state.master[name].astype(jnp.bfloat16)).all(), name
+        np.testing.assert_allclose(state.ema[name], average[name], rtol=0, atol=1e-6, err_msg=name)
+    assert (named_arrays(state.model)["norm.gain"] == 1).all()
+    assert set(np.asarray((state.master["norm.gain"] - 1) * 2**12)) <= {-3.0, -1.0, 1.0, 3.0}
+    assert all(leaf.dtype == jnp.float32 for leaf in state.optimizer["lion"].mu.values())
 
 
 def dropping(seed):

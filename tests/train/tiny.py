@@ -16,7 +16,7 @@ from model.axes import ShardingRules, make_mesh
 from model.config import ModelConfig
 from train.batches import Batch, make_batch, open_sources
 from train.loop import resolve
-from train.optimizer import Numbers
+from train.numbers import Numbers
 from train.step import TrainState, init_state, make_optimizer, make_step, named_arrays
 
 # What is compiled here is small; optimising it takes longer than running it.
@@ -118,11 +118,19 @@ class Stepper:
 
 
 def arrays(state: TrainState) -> dict[str, np.ndarray]:
-    """Returns parameters and optimizer state as host arrays, by name."""
-    found = {f"model.{name}": value for name, value in named_arrays(state.model).items()}
+    """Returns the arrays of a state on the host, by name."""
+    groups = dict(model=named_arrays(state.model), master=state.master, ema=state.ema)
+    found = {
+        f"{group}.{n}": array for group, arrays in groups.items() for n, array in arrays.items()
+    }
     for path, value in jax.tree_util.tree_leaves_with_path(state.optimizer):
         found["optimizer" + jax.tree_util.keystr(path)] = value
-    return {name: np.asarray(value) for name, value in found.items()}
+
+    def host(value: jax.Array) -> np.ndarray:
+        is_key = jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
+        return np.asarray(jax.random.key_data(value) if is_key else value)
+
+    return {name: host(value) for name, value in found.items()}
 
 
 def assert_equal(found: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]) -> None:

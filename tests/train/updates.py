@@ -3,15 +3,17 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from model.parameter import Declaration, declarations
 from model.transformer import Transformer
 from tests.train import tiny
-from train.optimizer import Numbers
+from train.numbers import Numbers
 
-# Any other attribute of a declaration follows from its kind here.
+# Any other attribute of a declaration follows from its kind and rank here.
 KINDS = {
     "weight": "matrix",
+    "stack": "matrix",
     "table": "embedding",
     "out": "unembedding",
     "gain": "gain",
@@ -25,12 +27,23 @@ def quick(function):
     return jax.jit(function, compiler_options=tiny.QUICK)
 
 
+def taking(optimizer):
+    """Returns the compiled update: (gradients, state, arrays, numbers, step) to (arrays, state)."""
+    return quick(lambda *arguments: take(optimizer, *arguments))
+
+
+def take(optimizer, gradients, state, arrays, numbers, step):
+    """Returns arrays and state after an update."""
+    updates, state = optimizer.chain(numbers, step).update(gradients, state, arrays)
+    return optax.apply_updates(arrays, updates), dict(state)
+
+
 def declared(shapes=SHAPES):
     return [
         Declaration(
             path=name,
             shape=shape,
-            axes=("embed", "mlp")[: len(shape)],
+            axes=("layers",) * (len(shape) == 3) + ("embed", "mlp")[: len(shape)],
             kind=KINDS[name],
             contracted=("embed",) if KINDS[name] == "matrix" else (),
             dtype="float32",

@@ -1,0 +1,38 @@
+"""Optimizers of a user's own, as ``optim.name`` names them."""
+
+import jax.numpy as jnp
+import optax
+
+
+def heavy_ball(numbers, declarations):
+    """Momentum, and nothing for gains."""
+    frozen = [name for name, d in declarations.items() if d.kind == "gain"]
+
+    def freeze(updates, _):
+        return {n: jnp.zeros_like(u) if n in frozen else u for n, u in updates.items()}
+
+    return optax.chain(optax.trace(numbers.b1), optax.stateless(freeze))
+
+
+def noisy(numbers, declarations):
+    """Keeps the key of a random generator."""
+    del declarations
+    return optax.chain(optax.scale_by_adam(numbers.b1, numbers.b2), optax.add_noise(0.01, 0.5, 3))
+
+
+def whitened(numbers, declarations):
+    """Contracts and reshapes across whatever axes are split."""
+    del numbers, declarations
+
+    def whiten(updates, _):
+        flat = {name: u.reshape(u.shape[0], -1) for name, u in updates.items()}
+        return {name: (f @ f.T @ f).reshape(updates[name].shape) for name, f in flat.items()}
+
+    return optax.stateless(whiten)
+
+
+def nothing(numbers, declarations):
+    """Forgets to return it."""
+
+
+number = 3
