@@ -155,7 +155,9 @@ def _decode(
         index = lengths + i
         last = reshard(token[:, None], ("batch", None))
         here = reshard(index[:, None] - 1, ("batch", None))
+        cache = dataclasses.replace(cache, layers=device().uncarried(cache.layers))
         logits, cache = decoder.decode(last, here, longest - 1 + i, cache)
+        cache = dataclasses.replace(cache, layers=device().carried(cache.layers))
         logits = reshard(logits, (None, None, None))[:, 0]
         token = sampler.draw(logits, key, index + before)
         token = jnp.where(ended, jnp.maximum(end, 0), token).astype(jnp.int32)
@@ -164,6 +166,7 @@ def _decode(
 
     rows, slots = cache.position.shape
     drawn = jnp.full((rows, slots), end, jnp.int32)
+    cache = dataclasses.replace(cache, layers=device().carried(cache.layers))
     start = (jnp.int32(0), token, cache, drawn, jnp.zeros(rows, bool))
     _, _, cache, drawn, _ = jax.lax.while_loop(going, body, start)
     return drawn, cache

@@ -80,10 +80,10 @@ def _local(dtype: str, q: Array, k: Array, v: Array, mask: Mask, pattern: Patter
         documents = splash_attention.SegmentIds(*both)
     over = (0, 0, 0, None if documents is None else 0, None)
 
-    def rows(q: Array, k: Array, v: Array, sink: Array | None) -> Array:
-        return jax.vmap(kernel, over)(q, k, v, documents, sink)
+    def rows(kernel: Any, *arrays: Any) -> Array:
+        return jax.vmap(kernel, over)(*arrays)
 
-    out = without_forward_mode("splash", rows)(q, k, v, pattern.sink)
+    out = without_forward_mode("splash", rows)(kernel, q, k, v, documents, pattern.sink)
     return out[:, :, :length]
 
 

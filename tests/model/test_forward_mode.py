@@ -25,7 +25,8 @@ def loss(request, monkeypatch):
     monkeypatch.setattr("model.backends.blocks.BLOCK", 4)
     config = small.config(num_layers=1, num_kv_heads=2, **CONFIGS[request.param])
     model, tokens = small.drawn(config), small.tokens(config)
-    batch = Batch(tokens, np.roll(tokens, 1, 1), np.ones(tokens.shape, bool))
+    arrays = tokens, np.roll(tokens, 1, 1), np.ones(tokens.shape, bool)
+    batch = Batch(*map(jnp.asarray, arrays))
     weights = jnp.full(tokens.shape, 1 / tokens.size)
 
     def function(model):
@@ -67,6 +68,6 @@ def test_a_hessian_vector_product_is_a_difference_of_gradients(loss):
 def test_a_kernel_that_cannot_says_what_to_set(monkeypatch):
     monkeypatch.setattr(splash, "INTERPRET", True)
     config = small.config(num_layers=1, attention_backend="splash")
-    model, tokens = small.drawn(config), small.tokens(config)
+    model, tokens = small.drawn(config), jnp.asarray(small.tokens(config))
     with pytest.raises(UserError, match="model.attention_backend = 'splash' .* set 'blockwise'"):
         small.quickly(lambda m: jax.jvp(lambda m: m(tokens).sum(), (m,), (m,)))(model)
