@@ -125,8 +125,8 @@ def check_near(found, expected):
 
 
 def check_on_a_mesh(attend, kind, sizes):
-    """Compares with the dense backend on one device, with arrays split as sizes say."""
-    # Thirteen tokens do not split over the context; twelve do.
+    """Compares with the dense backend on one device, with arrays sharded as sizes say."""
+    # Thirteen tokens cannot be sharded over the context; twelve can.
     arrays, mask, pattern = drawn(**KINDS[kind], length=12)
     expected = both(dense.attend, *arrays, mask, pattern)
     with jax.set_mesh(small.mesh(sizes)):
