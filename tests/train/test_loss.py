@@ -149,12 +149,10 @@ def test_a_loss_of_ones_own_for_each_token(sizes):
 
 
 def test_chunks_are_whole_tiles():
-    settings = loss.Settings("float32", 50257, None, None)
-    assert settings.tokens(1024, 50304) == 256
-    assert settings.tokens(1000, 50304) == 256
-    assert settings.tokens(100, 128) == 100
-    assert settings.tokens(10_000, 2**30) == 128
-    assert loss.Settings("float32", 11, 7, None).tokens(100, 128) == 7
+    assert loss._chunk(1024, 50304) == 256
+    assert loss._chunk(1000, 50304) == 256
+    assert loss._chunk(100, 128) == 128
+    assert loss._chunk(10_000, 2**30) == 128
 
 
 def test_a_loss_that_is_none_is_refused():
