@@ -45,7 +45,7 @@ class Blocks:
             return x
         return jax.lax.dynamic_slice_in_dim(x, i * self.size, self.size, axis)
 
-    def add(self, x: Array, i: Array, part: Array, axis: int) -> Array:
+    def add(self, i: Array, x: Array, part: Array, axis: int) -> Array:
         """Adds to block i of an axis."""
         if self.count == 1:
             return x + part
