@@ -48,8 +48,8 @@ def with_gradient(
         still = [np.zeros(jnp.shape(leaf), jax.dtypes.float0) for leaf in leaves]
 
         def evaluate(kept: tuple, moving: list) -> list:
-            given = iter(moving)
-            whole = [next(given) if m else zero for m, zero in zip(moves, still, strict=True)]
+            tangent = iter(moving)
+            whole = [next(tangent) if m else zero for m, zero in zip(moves, still, strict=True)]
             tangents = jax.tree.unflatten(structure, whole)
             if derivative is not None:
                 return jax.tree.leaves(derivative(kept[0], tangents))
@@ -57,18 +57,18 @@ def with_gradient(
 
         def transpose(kept: tuple, cotangents: list) -> list:
             primals, needed = kept
-            found = backward(primals, needed, jax.tree.unflatten(of_result, cotangents))
+            slopes = backward(primals, needed, jax.tree.unflatten(of_result, cotangents))
             every = [
                 leaf
-                for primal, own in zip(primals, found, strict=True)
-                for leaf in jax.tree.leaves(_zeros(primal) if own is None else own)
+                for primal, slope in zip(primals, slopes, strict=True)
+                for leaf in jax.tree.leaves(_zeros(primal) if slope is None else slope)
             ]
             return [leaf for leaf, m in zip(every, moves, strict=True) if m]
 
         moving = [t for t, m in zip(jax.tree.leaves(tangents), moves, strict=True) if m]
         types = tuple(jax.typeof(x) for x in outputs)
-        found = _bind((primals, needed), moving, evaluate, transpose, types)
-        return result, jax.tree.unflatten(of_result, found)
+        moved = _bind((primals, needed), moving, evaluate, transpose, types)
+        return result, jax.tree.unflatten(of_result, moved)
 
     return differentiable
 
@@ -97,8 +97,8 @@ def _evaluate(*arrays: Any, structure: Any, evaluate: Callable, **_: Any) -> lis
 
 def _transpose(cotangents: list, *arrays: Any, structure: Any, transpose: Any, **_: Any) -> list:
     kept = jax.tree.unflatten(structure, arrays[: structure.num_leaves])
-    given = [ad.instantiate_zeros(c) if isinstance(c, ad.Zero) else c for c in cotangents]
-    return [None] * structure.num_leaves + transpose(kept, given)
+    whole = [ad.instantiate_zeros(c) if isinstance(c, ad.Zero) else c for c in cotangents]
+    return [None] * structure.num_leaves + transpose(kept, whole)
 
 
 def _jvp(primals: tuple, tangents: tuple, **parameters: Any) -> tuple[list, list]:
@@ -121,8 +121,8 @@ def _batch(
     ]
     several = jax.vmap(evaluate, over), jax.vmap(transpose, over)
     made = jax.eval_shape(several[0], kept, moving)
-    found = _bind(kept, moving, *several, tuple(map(jax.typeof, made)))
-    return found, [0] * len(found)
+    moved = _bind(kept, moving, *several, tuple(map(jax.typeof, made)))
+    return moved, [0] * len(moved)
 
 
 _linear.def_impl(_evaluate)

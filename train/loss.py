@@ -61,14 +61,14 @@ def per_token(function: TokenLoss | None) -> Loss:
 cross_entropy = per_token(None)
 
 
-def named(name: str) -> Loss:
+def by_name(name: str) -> Loss:
     """Returns the loss of a config: "cross_entropy", or "module:function" for the reader's own.
 
     Raises:
       UserError: there is no such function.
     """
     return (
-        cross_entropy if name == "cross_entropy" else objects.named(name, "loss", ["cross_entropy"])
+        cross_entropy if name == "cross_entropy" else objects.load(name, "loss", ["cross_entropy"])
     )
 
 
@@ -96,13 +96,13 @@ def summed_loss(
       function: of a token's logits and label, see ``per_token``; None: the cross-entropy.
     """
     compute, table = model.compute, model.unembedding_table[...]
-    gathered, own = compute.gathered(model.unembedding_table), spec_of(table)
+    gathered, of_table = compute.gathered(model.unembedding_table), spec_of(table)
     x = compute.reshard(x.astype(compute.dtype), RESIDUAL)
     labels, weights = (compute.reshard(a, TOKENS) for a in (labels, weights))
     of_x, wide, vocab = spec_of(x), compute.accumulation_dtype, model.config.vocab_size
     over_tokens, over_vocab, over_width = (
         () if spec is None else tuple(sorted(mesh_axes(spec[part])))
-        for spec, part in ((of_x, slice(2)), (own, slice(1)), (own, slice(1, 2)))
+        for spec, part in ((of_x, slice(2)), (of_table, slice(1)), (of_table, slice(1, 2)))
     )
 
     def product(subscripts: str, x: Array, w: Array) -> Array:
@@ -122,9 +122,9 @@ def summed_loss(
             return jnp.pad(array.reshape(count, *last), padding).reshape(parts, size, *last)
 
         def add(carry: tuple, part: tuple[Array, ...]) -> tuple[tuple, tuple]:
-            own, label, weight = part
+            x, label, weight = part
             total, dtable = carry
-            logits = product("nd,vd->nv", own, table).astype(jnp.float32)
+            logits = product("nd,vd->nv", x, table).astype(jnp.float32)
             logits = jnp.where(column < vocab, logits, jnp.finfo(jnp.float32).min)
             highest = _over(jax.lax.pmax, jax.lax.stop_gradient(logits.max(-1)), over_vocab)
             sums = _over(jax.lax.psum, jnp.exp(logits - highest[:, None]).sum(-1), over_vocab)
@@ -148,18 +148,18 @@ def summed_loss(
             else:
                 (of_whole,) = pull(weight.astype(losses.dtype))
                 change += jax.lax.dynamic_slice_in_dim(of_whole, first, rows, 1)
-            change = change.astype(own.dtype)
+            change = change.astype(x.dtype)
             dx = _over(jax.lax.psum, product("nv,vd->nd", change, table), over_vocab)
-            return (total, dtable + product("nv,nd->vd", change, own)), (nats, dx)
+            return (total, dtable + product("nv,nd->vd", change, x)), (nats, dx)
 
         dtable: Any = jnp.zeros((rows, width), wide) if gradients else None
         carry = jnp.zeros(()), dtable
         inputs = cut(x, width), cut(labels), cut(weights)
         if parts > 1:
-            (total, dtable), found = jax.lax.scan(add, carry, inputs)
+            (total, dtable), by_token = jax.lax.scan(add, carry, inputs)
         else:
-            (total, dtable), found = add(carry, tuple(array[0] for array in inputs))
-        nats, *dx = (a.reshape(parts * size, -1)[:count] for a in found)
+            (total, dtable), by_token = add(carry, tuple(array[0] for array in inputs))
+        nats, *dx = (a.reshape(parts * size, -1)[:count] for a in by_token)
         sums = _over(jax.lax.psum, total, over_tokens), nats.reshape(labels.shape)
         if not gradients:
             return sums
@@ -174,7 +174,7 @@ def summed_loss(
         table = table.astype(compute.dtype)
         if of_x is None:
             return local(gradients, x, table, *rest)
-        specs = PartitionSpec(), PartitionSpec(*of_x[:2]), *((of_x, own) if gradients else ())
+        specs = PartitionSpec(), PartitionSpec(*of_x[:2]), *((of_x, of_table) if gradients else ())
         shards = jax.shard_map(
             functools.partial(local, gradients), out_specs=specs, check_vma=False
         )

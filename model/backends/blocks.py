@@ -108,9 +108,9 @@ def _positions(
     mask: Mask, queries: Blocks, keys: Blocks
 ) -> tuple[Int[Array, "q 1"], Int[Array, "q 1"], Int[Array, "c s size"]]:
     """Returns the first and last position in each block of queries, and all of the keys."""
-    own = mask.query_position.reshape(-1, queries.count, queries.size)
-    others = mask.key_position.reshape(-1, keys.count, keys.size)
-    return own.min((0, 2))[:, None], own.max((0, 2))[:, None], others
+    of_queries = mask.query_position.reshape(-1, queries.count, queries.size)
+    of_keys = mask.key_position.reshape(-1, keys.count, keys.size)
+    return of_queries.min((0, 2))[:, None], of_queries.max((0, 2))[:, None], of_keys
 
 
 def order(seen: Bool[Array, "a b"], whole: Bool[Array, "a b"]) -> Int[Array, "4 a"]:

@@ -126,7 +126,7 @@ def _backward(
 
         def add(i: Array, carry: tuple, whole: bool) -> tuple:
             dq, dqueries, dheads, dk, dv, dkeys = carry
-            queries, given = (cut.queries.block(x, i, 3) for x in (cut.q, dout))
+            queries, slopes = (cut.queries.block(x, i, 3) for x in (cut.q, dout))
             # Transposed, [B G S r T], for keys and values need sums over queries, and a CPU is
             # slow to sum over the first axis of what it multiplies.
             raw = cut.einsum("bgsk,bgrtk->bgsrt", keys, queries)
@@ -134,7 +134,7 @@ def _backward(
             weight = jnp.exp(scores - cut.queries.block(log_sum, i, 3)[:, :, None])
             if not whole:
                 weight = jnp.where(_transposed(cut.seen(i, j)), weight, 0)
-            by_value = cut.rows_by_value(given)
+            by_value = cut.rows_by_value(slopes)
             flat = cut.columns_by_value(weight)
             dv += cut.einsum("bgsrt,bgrtw->bgsw", flat, by_value)
             change = cut.einsum("bgsw,bgrtw->bgsrt", values, by_value)
@@ -282,9 +282,10 @@ class _Cut:
 
     def seen_and_whole(self) -> tuple[Bool[Array, "q s"], Bool[Array, "q s"]]:
         """Returns the pairs of blocks that see each other at all, and wholly."""
-        given = (self.mask, self.queries, self.keys)
-        whole = whole_blocks(*given)
-        return seen_blocks(*given), whole & (self.pattern.visible is None)
+        whole = whole_blocks(self.mask, self.queries, self.keys)
+        return seen_blocks(self.mask, self.queries, self.keys), whole & (
+            self.pattern.visible is None
+        )
 
     def _mask(self, i: Array, j: Array) -> Mask:
         return mapped(
