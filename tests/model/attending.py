@@ -90,7 +90,7 @@ def drawn(
             head=dict(heat=floats(HEADS), slope=floats(HEADS), table=floats(HEADS, 3)),
         )
     sinks = jnp.asarray(rng.standard_normal(HEADS), jnp.float32) if sink else None
-    pattern = Pattern(cap=cap, sink=sinks, **hooks).numbered(HEADS)
+    pattern = Pattern(cap=cap, sink=sinks, **hooks).checked(BATCH, HEADS, length, length)
     return arrays, causal(length, documents, COMPUTE).within(window), pattern
 
 
