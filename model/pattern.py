@@ -65,8 +65,8 @@ class Pattern:
                 begins = [n in (size, one) for n, size, one in sizes]
                 if name in ("position", "index") or len(begins) < len(shape) or not all(begins):
                     raise UserError(
-                        f"Pattern.{side} of model.attention has an array {name} {x.shape}; its shape "
-                        f"must begin with {shape}, and its name not be position or index."
+                        f"Pattern.{side} of model.attention has an array {name} {x.shape}; its "
+                        f"shape must begin with {shape}, and its name not be position or index."
                     )
         if self.score is None and self.visible is None:
             return self
@@ -130,7 +130,10 @@ class Pattern:
     def _hooks(self) -> dict[str, list[Any]]:
         """The hooks that there are, each with the example of a logit that it takes."""
         logit = jax.ShapeDtypeStruct((), jnp.float32)
-        every = {"score": [self.score, logit], "visible": [self.visible]}
+        every: dict[str, list[Any]] = {
+            "score": [self.score, logit],
+            "visible": [self.visible],
+        }
         return {name: hook for name, hook in every.items() if hook[0] is not None}
 
     def _example(self) -> list[dict[str, jax.ShapeDtypeStruct]]:
