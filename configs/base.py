@@ -121,7 +121,7 @@ def get_config() -> ConfigDict:
             length=GRAMMAR_LENGTH,  # T, tokens of a sequence
             loss="cross_entropy",  # what is minimised; "module:function" is one of your own
             loss_chunk=config_dict.placeholder(int),  # tokens whose logits a device holds at once;
-            #                    None: as many as 64 MB hold
+            #                    None: as many as 64 MB hold on a CPU, 256 MB elsewhere
             steps_per_call=1,  # optimizer steps in one call of the compiled function
             host_devices=config_dict.placeholder(int),  # devices that a CPU is split into, for the
             #                    mesh; None: one, or what XLA_FLAGS say

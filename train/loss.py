@@ -17,13 +17,11 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from configs import objects
 from configs.errors import UserError
 from model.axes import RESIDUAL, TOKENS, mesh_axes, spec_of
+from model.devices.choice import device
 from model.gradients import with_gradient
 from model.products import multiply
 from model.transformer import Transformer
 from train.batches import Batch
-
-# Bytes of the logits that a device holds at once, unless a config says how many tokens.
-LOGIT_BYTES = 64 * 2**20
 
 # Chunks are a multiple of so many tokens: whole tiles of a matrix product.
 TILE = 128
@@ -103,7 +101,7 @@ def summed_loss(
       labels: the tokens to predict.
       weights: of each token in the sum.
       z_loss: weight of the z-loss.
-      chunk: tokens whose logits a device holds at once; None: as many as LOGIT_BYTES hold.
+      chunk: tokens whose logits a device holds at once; None: as many as ``device().logit_bytes`` hold.
       function: of a token's logits and label, see ``per_token``; None: the cross-entropy.
     """
     compute, table = model.compute, model.unembedding_table[...]
@@ -210,7 +208,7 @@ def summed_loss(
 
 def _chunk(count: int, rows: int) -> int:
     """Returns the tokens of a chunk, of so many in all and so many rows of the table."""
-    most = max(TILE, LOGIT_BYTES // (4 * rows) // TILE * TILE)
+    most = max(TILE, device().logit_bytes // (4 * rows) // TILE * TILE)
     return -(-count // -(-count // most) // TILE) * TILE
 
 

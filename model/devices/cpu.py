@@ -22,6 +22,9 @@ CACHE = 4 * 2**20
 class CPU(Plain):
     """A CPU, whose compiler needs products, loops and 16-bit arrays put to it in its own way."""
 
+    # Memory is as fast as products are slow here.
+    logit_bytes = 64 * 2**20
+
     def einsum(
         self, subscripts: str, x: Array, w: Array, *, wide: str, spec: PartitionSpec | None
     ) -> Array:

@@ -11,6 +11,10 @@ from jaxtyping import Array
 class Plain:
     """How things are computed on a device that is good at what XLA makes of them."""
 
+    # Of the logits that the loss holds at once: for each chunk of tokens the gradient of the table
+    # is read and written whole, which a chunk must be long enough to hide.
+    logit_bytes = 256 * 2**20
+
     def einsum(
         self, subscripts: str, x: Array, w: Array, *, wide: str, spec: PartitionSpec | None
     ) -> Array:
