@@ -101,7 +101,7 @@ def summed_loss(
       labels: the tokens to predict.
       weights: of each token in the sum.
       z_loss: weight of the z-loss.
-      chunk: tokens whose logits a device holds at once; None: as many as ``device().logit_bytes`` hold.
+      chunk: tokens whose logits a device holds at once; None: see ``Plain.logit_bytes``.
       function: of a token's logits and label, see ``per_token``; None: the cross-entropy.
     """
     compute, table = model.compute, model.unembedding_table[...]

@@ -113,7 +113,7 @@ def test_the_logits_of_all_tokens_are_never_in_memory(gradients):
     held = compiled.memory_analysis().temp_size_in_bytes
     whole = 4 * 4096 * shape.padded_vocab_size
     # A chunk's logits, their exponentials and the gradient of them.
-    assert held < 4 * loss.LOGIT_BYTES < whole / 3
+    assert held < 4 * loss.device().logit_bytes < whole / 3
 
 
 @pytest.mark.parametrize("sizes", [{}, dict(heads=8), dict(data=2, fsdp=2, heads=2)], ids=str)
