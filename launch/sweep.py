@@ -35,8 +35,8 @@ from configs.figures import write_json
 from configs.folders import folder
 from model.compiled import keep_compiled
 from model.saving import write_text
+from text.reading import open_sources
 from train import metrics
-from train.batches import open_sources
 from train.checkpoint import check_corpus, newest
 from train.loop import Outcome, train
 from train.progress import SteadyConsole

@@ -10,16 +10,10 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Int
-from ml_collections import ConfigDict
 
-from configs.errors import UserError
 from model.axes import ShardingRules
-from text import corpora
-from text.tokenizers import Tokenizer
-from train.repeats import RepeatRows
-from train.rows import CorpusRows, Rows
-
-RowSource = CorpusRows | RepeatRows
+from text.reading import RowSource
+from text.rows import Rows
 
 
 @no_type_check  # as a pytree it also holds shapes and shardings
@@ -41,61 +35,6 @@ class Batch:
     counted: Bool[Array, "*steps B T"]
     positions: Int[Array, "*steps B T"] | None = None
     segments: Int[Array, "*steps B T"] | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class Sources:
-    """Rows to train on and rows held out, with the tokenizer that made them, if one did.
-
-    The digest names the text and its tokens: equal digests give equal rows.
-    """
-
-    train: RowSource
-    validation: RowSource
-    tokenizer: Tokenizer | None
-    vocab_size: int
-    digest: str
-
-
-def open_sources(config: ConfigDict, tokenizer: Tokenizer | None = None) -> Sources:
-    """Reads the corpus of a config, or sets up its random one.
-
-    Args:
-      config: whole.
-      tokenizer: of a saved model, whose tokens the text must be read with.
-
-    Raises:
-      UserError: the corpus is missing, empty, or does not suit the config.
-    """
-    data = config.data
-    if data.source == "repeats":
-        size = config.model.vocab_size
-        if size is None:
-            raise UserError("model.vocab_size is None; random tokens need it: set it, say to 64.")
-        repeats = RepeatRows(size, config.length, tuple(data.periods), config.seed)
-        return Sources(repeats, repeats, None, size, "repeats")
-    prepared = corpora.prepare(data)
-    if tokenizer is not None and tokenizer.to_json() != prepared.tokenizer.to_json():
-        raise UserError(
-            "data.tokenizer gives other tokens for this text than the saved model was trained "
-            "with; restore the text, or name the saved tokenizer.json in data.tokenizer."
-        )
-
-    made = prepared.tokenizer
-    longest = int(np.diff(prepared.validation.starts).max())
-    if data.source == "grammar" and longest > config.length:
-        # Its documents are examined whole.
-        raise UserError(
-            f"length = {config.length} is shorter than a document of the grammar ({longest} "
-            "tokens); raise it."
-        )
-
-    def cut(corpus: corpora.Corpus) -> CorpusRows:
-        return CorpusRows(corpus, data.rows, config.length, config.seed, made.end_id)
-
-    return Sources(
-        cut(prepared.train), cut(prepared.validation), made, made.vocab_size, prepared.digest
-    )
 
 
 def make_batch(

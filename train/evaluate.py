@@ -19,8 +19,8 @@ from configs.errors import UserError
 from configs.figures import write_json
 from model.axes import check_mesh
 from model.compiled import keep_compiled
+from text.reading import open_sources
 from train import checkpoint_flags
-from train.batches import open_sources
 from train.held_out import evaluate
 
 

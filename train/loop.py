@@ -18,8 +18,9 @@ from model.axes import ShardingRules, check_mesh, make_mesh, split_host
 from model.config import ModelConfig
 from model.manifest import CONFIG, damaged_steps
 from model.saving import write_text
+from text.reading import Sources, open_sources
 from train import profile
-from train.batches import Sources, open_sources, training_batches
+from train.batches import training_batches
 from train.calls import calls
 from train.checkpoint import Checkpoints, check_corpus, check_workdir, start_from
 from train.held_out import evaluate

@@ -10,9 +10,10 @@ from configs.errors import UserError
 from model.axes import ShardingRules
 from tests.train import tiny
 from text.corpora import Corpus
-from train.batches import evaluation_batches, make_batch, open_sources, training_batches
+from text.reading import open_sources
+from text.rows import CorpusRows
+from train.batches import evaluation_batches, make_batch, training_batches
 from train.calls import calls
-from train.rows import CorpusRows
 
 RULES = ShardingRules()
 MESHES = {

@@ -14,7 +14,8 @@ from ml_collections import ConfigDict
 from configs import base
 from model.axes import ShardingRules, make_mesh
 from model.config import ModelConfig
-from train.batches import Batch, make_batch, open_sources
+from text.reading import open_sources
+from train.batches import Batch, make_batch
 from train.loop import resolve
 from train.numbers import Numbers
 from train.step import TrainState, init_state, make_optimizer, make_step, named_arrays
