@@ -111,6 +111,16 @@ def _is(value: Any, kind: str) -> bool:
     return kind == _KINDS.get(type(value))
 
 
+def resolve(config: ConfigDict, vocab_size: int) -> ConfigDict:
+    """Returns a copy in which the vocabulary and the longest sequence have their sizes."""
+    config = config.copy_and_resolve_references()
+    if config.model.vocab_size is None:
+        config.model.vocab_size = vocab_size
+    if config.model.max_length is None:
+        config.model.max_length = config.length
+    return config
+
+
 def to_json(config: ConfigDict) -> str:
     """Writes a config as JSON text, sorted and indented; tuples become lists."""
     return json.dumps(config.to_dict(), sort_keys=True, indent=1) + "\n"

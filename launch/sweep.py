@@ -30,6 +30,7 @@ from rich.console import Console
 from rich.table import Table
 
 from configs import base, command, resolved
+from configs.console import SteadyConsole
 from configs.errors import UserError, nearest
 from configs.figures import write_json
 from configs.folders import folder
@@ -39,7 +40,6 @@ from text.reading import open_sources
 from train import metrics
 from train.checkpoint import check_corpus, newest
 from train.loop import Outcome, train
-from train.progress import SteadyConsole
 
 Setting = dict[str, Any]
 OUTCOME = "outcome.json"

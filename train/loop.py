@@ -14,6 +14,7 @@ from rich.console import Console
 
 from configs import resolved
 from configs.errors import UserError
+from configs.keyboard import Interrupt
 from model.axes import ShardingRules, check_mesh, make_mesh, split_host
 from model.config import ModelConfig
 from model.manifest import CONFIG, damaged_steps
@@ -24,7 +25,6 @@ from train.batches import training_batches
 from train.calls import calls
 from train.checkpoint import Checkpoints, check_corpus, check_workdir, start_from
 from train.held_out import evaluate
-from train.interrupt import Interrupt
 from train.memory import check_memory
 from train.metrics import Metrics, read
 from train.numbers import Numbers
@@ -69,7 +69,7 @@ def train(config: ConfigDict, workdir: Path, console: Console | None = None) -> 
     _check_run(config)
     split_host(config.host_devices)
     sources = open_sources(config)
-    config = resolve(config, sources.vocab_size)
+    config = resolved.resolve(config, sources.vocab_size)
     model_config = ModelConfig.from_config(config.model, sources.vocab_size, config.length)
     numbers = Numbers.of(config)
     mesh = make_mesh(config.mesh.to_dict())
@@ -79,16 +79,6 @@ def train(config: ConfigDict, workdir: Path, console: Console | None = None) -> 
     check_corpus(workdir, sources.digest)
     with jax.set_mesh(mesh):
         return _run(config, model_config, numbers, sources, mesh, workdir, changes, console)
-
-
-def resolve(config: ConfigDict, vocab_size: int) -> ConfigDict:
-    """Returns a copy in which the vocabulary and the longest sequence have their sizes."""
-    config = config.copy_and_resolve_references()
-    if config.model.vocab_size is None:
-        config.model.vocab_size = vocab_size
-    if config.model.max_length is None:
-        config.model.max_length = config.length
-    return config
 
 
 def _check_run(config: ConfigDict) -> None:
