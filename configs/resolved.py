@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from configs import base
 from configs.errors import UserError, nearest
+from configs.ranges import check_ranges
 
 _KINDS = {
     bool: "a switch (true or false)",
@@ -71,10 +72,11 @@ def values(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
 
 
 def check(config: ConfigDict) -> None:
-    """Compares a config's fields with those of base.py.
+    """Compares a config's fields with those of base.py, and with their ranges.
 
     Raises:
-      UserError: a field is unknown, missing or of another type; the sentence names it.
+      UserError: a field is unknown, missing, of another type or out of its range; the sentence
+        names it.
     """
     known = fields(base.get_config())
     given = values(config)
@@ -101,6 +103,12 @@ def check(config: ConfigDict) -> None:
         for element in given[name]:
             if not fits(element):
                 raise UserError(f"config.{name} holds {element!r}; its elements are {written}.")
+    check_ranges(given)
+    if config.batch_size % config.optim.accumulate:
+        raise UserError(
+            f"optim.accumulate = {config.optim.accumulate} does not divide batch_size = "
+            f"{config.batch_size}; choose a divisor."
+        )
 
 
 def _is(value: Any, kind: str) -> bool:

@@ -33,8 +33,6 @@ from train.progress import RunProgress, clock
 from train.record import Record, due
 from train.step import TrainState, all_finite, init_state, make_optimizer, make_step, state_of
 
-MOST_STEPS = 2**31 - 1
-
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
@@ -66,7 +64,6 @@ def train(config: ConfigDict, workdir: Path, console: Console | None = None) -> 
     """
     console = console or Console()
     resolved.check(config)
-    _check_run(config)
     split_host(config.host_devices)
     sources = open_sources(config)
     config = resolved.resolve(config, sources.vocab_size)
@@ -79,44 +76,6 @@ def train(config: ConfigDict, workdir: Path, console: Console | None = None) -> 
     check_corpus(workdir, sources.digest)
     with jax.set_mesh(mesh):
         return _run(config, model_config, numbers, sources, mesh, workdir, changes, console)
-
-
-def _check_run(config: ConfigDict) -> None:
-    for name in ("steps", "batch_size", "length", "steps_per_call"):
-        if config[name] < 1:
-            raise UserError(f"config.{name} = {config[name]} must be at least 1.")
-    if config.steps > MOST_STEPS:
-        raise UserError(
-            f"config.steps = {config.steps} must be at most {MOST_STEPS:,}: a step's number has 32 "
-            "bits on the device."
-        )
-    if not 0 <= config.seed < 2**32 - 1:
-        raise UserError(f"config.seed = {config.seed} must be at least 0 and below 2^32 - 1.")
-    if config.sample.tokens < 1 or not 0 <= config.sample.temperature < math.inf:
-        raise UserError(
-            f"sample.tokens = {config.sample.tokens} must be at least 1 and sample.temperature = "
-            f"{config.sample.temperature} at least 0."
-        )
-    if config.loss_chunk is not None and config.loss_chunk < 1:
-        raise UserError(f"config.loss_chunk = {config.loss_chunk} must be at least 1, or None.")
-    accumulate = config.optim.accumulate
-    if accumulate < 1 or config.batch_size % accumulate:
-        raise UserError(
-            f"optim.accumulate = {accumulate} does not divide batch_size = {config.batch_size}; "
-            "choose a divisor."
-        )
-    if config.data.prefetch < 1:
-        raise UserError(f"data.prefetch = {config.data.prefetch} must be at least 1.")
-    profile.check(config.log.profile)
-    for section, names in dict(
-        checkpoint=("every", "keep_every"), log=("eval_every", "eval_batches")
-    ).items():
-        for name in names:
-            if config[section][name] < 0:
-                raise UserError(f"{section}.{name} = {config[section][name]} must be at least 0.")
-    for section, name in (("checkpoint", "keep"), ("log", "every")):
-        if config[section][name] < 1:
-            raise UserError(f"{section}.{name} = {config[section][name]} must be at least 1.")
 
 
 def _run(

@@ -89,7 +89,7 @@ class Optimizer:
           step: steps taken before.
         """
 
-        schedule = schedules.multiplier(self.schedule, step, numbers.schedule)
+        schedule = schedules.multiplier(self.schedule, step, numbers)
         matrices = self.groups["muon"][1] if "muon" in self.groups else ()
 
         def clip(gradients: Arrays, _: Arrays) -> Arrays:

@@ -148,7 +148,7 @@ def train_step(
         master={name: wide[name] for name in state.master},
         ema={n: e + (1 - numbers.ema) * (wide[n] - e) for n, e in state.ema.items()},
     )
-    schedule = multiplier(optimizer.schedule, state.step, numbers.schedule)
+    schedule = multiplier(optimizer.schedule, state.step, numbers)
     rate = numbers.learning_rate * schedule
     return after, dict(loss=nats, grad_norm=global_norm(gradients), learning_rate=rate)
 

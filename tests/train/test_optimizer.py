@@ -1,7 +1,5 @@
 """AdamW, Lion and Adafactor against NumPy or optax's own; numbers are arguments of all."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -246,7 +244,7 @@ def test_two_rates_at_once_equal_two_runs(name):
     state = optimizer.init(arrays)
 
     def one(rate):
-        given = dataclasses.replace(numbers(), learning_rate=rate, muon_learning_rate=rate)
+        given = numbers()._replace(learning_rate=rate, muon_learning_rate=rate)
         return take(optimizer, gradients, state, arrays, given, jnp.int32(1))
 
     together, single = quick(jax.vmap(one))(rates), quick(one)
@@ -291,34 +289,6 @@ def test_bfloat16_parameters_and_their_state_stay_bfloat16(name):
     assert {array.dtype for array in after.values()} == {jnp.dtype(jnp.bfloat16)}
     assert jax.tree.map(jnp.result_type, state_after) == jax.tree.map(jnp.result_type, state)
     assert all((after[name] != arrays[name]).any() for name in after)
-
-
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [
-        ("learning_rate", -1.0),
-        ("learning_rate", float("nan")),
-        ("weight_decay", float("inf")),
-        ("b1", 1.0),
-        ("b2", -0.1),
-        ("eps", 0.0),
-        # As float32, which the step computes in, these are 0 and infinite.
-        ("eps", 1e-60),
-        ("learning_rate", 1e39),
-        ("final_fraction", 1.5),
-        ("decay_fraction", -0.5),
-        ("clip", -1.0),
-        ("z_loss", -1e-4),
-        ("muon_momentum", 1.0),
-        ("warmup_steps", -1),
-        ("ema", 1.0),
-        ("multipliers", (("*", -1.0, 1.0),)),
-        ("multipliers", (("*", 1.0, 1e39),)),
-    ],
-)
-def test_numbers_out_of_range_are_refused_by_name(field, value):
-    with pytest.raises(UserError, match=f"optim.{field} = "):
-        numbers(**{field: value})
 
 
 def test_unknown_names_are_refused():
