@@ -1,6 +1,7 @@
 """The key/value cache: what decoding remembers of the tokens before."""
 
 import dataclasses
+from typing import no_type_check
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ from model.masks import NEVER, Mask
 Layer = dict[str, Float[Array, "..."]]
 
 
+@no_type_check  # as a pytree it also holds shapes and shardings
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Cache:

@@ -93,7 +93,7 @@ def _continue(
     for padded, row in zip(tokens, heard, strict=True):
         padded[: len(row) - 1] = row[:-1]
     cache = _prefill(decoder, tokens, lengths - 1, _bucket(longest - 1 + int(limits.max())))
-    drawn = _decoder(decoder.model.config.dtype, len(rows))(
+    drawn, _ = _decoder(decoder.model.config.dtype, len(rows))(
         decoder,
         np.array([row[-1] for row in heard]),
         lengths,
@@ -137,10 +137,11 @@ def _decode(
     sampler: Sampler,
     key: Array,
     end: Array,
-) -> Array:
+) -> tuple[Array, Cache]:
     """Draws up to ``limits`` tokens a row after ``token``, or to the end token.
 
     ``lengths`` counts the tokens up to and with ``token``, ``before`` those that no longer count.
+    The cache is returned so that its buffers, which are given away, serve through the loop.
     """
     reshard = decoder.model.compute.reshard
     longest = lengths.max()
@@ -154,7 +155,9 @@ def _decode(
         index = lengths + i
         last = reshard(token[:, None], ("batch", None))
         here = reshard(index[:, None] - 1, ("batch", None))
+        cache = dataclasses.replace(cache, layers=device().uncarried(cache.layers))
         logits, cache = decoder.decode(last, here, longest - 1 + i, cache)
+        cache = dataclasses.replace(cache, layers=device().carried(cache.layers))
         logits = reshard(logits, (None, None, None))[:, 0]
         token = sampler.draw(logits, key, index + before)
         token = jnp.where(ended, jnp.maximum(end, 0), token).astype(jnp.int32)
@@ -163,16 +166,18 @@ def _decode(
 
     rows, slots = cache.position.shape
     drawn = jnp.full((rows, slots), end, jnp.int32)
+    cache = dataclasses.replace(cache, layers=device().carried(cache.layers))
     start = (jnp.int32(0), token, cache, drawn, jnp.zeros(rows, bool))
-    return jax.lax.while_loop(going, body, start)[3]
+    _, _, cache, drawn, _ = jax.lax.while_loop(going, body, start)
+    return drawn, cache
 
 
-def _decoder(dtype: str, rows: int) -> Callable[..., Array]:
+def _decoder(dtype: str, rows: int) -> Callable[..., tuple[Array, Cache]]:
     """Returns the compiled loop for a dtype of activations and a number of rows."""
     options = device().one_row_options(dtype) if rows == 1 else {}
     return _compiled(tuple(options.items()))
 
 
 @functools.cache
-def _compiled(options: tuple[tuple[str, str], ...]) -> Callable[..., Array]:
-    return jax.jit(_decode, compiler_options=dict(options))
+def _compiled(options: tuple[tuple[str, str], ...]) -> Callable[..., tuple[Array, Cache]]:
+    return jax.jit(_decode, donate_argnames="cache", compiler_options=dict(options))

@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 
 from model.axes import platform
 from model.backends.shards import on_shards
-from model.backends.whole import not_whole
+from model.backends.whole import not_whole, without_forward_mode
 from model.compute import Compute, Shaped
 from model.masks import Mask
 from model.pattern import Pattern
@@ -59,10 +59,13 @@ def attend(
 
     def local(q: Array, k: Array, v: Array, mask: Mask, pattern: Pattern) -> Array:
         window = None if mask.window is None else (mask.window - 1, 0)
+
+        def kernel(*by_length: Array) -> Array:
+            return jax.nn.dot_product_attention(
+                *by_length, is_causal=True, local_window_size=window, implementation="cudnn"
+            )
+
         by_length = (x.astype(compute.dtype).swapaxes(1, 2) for x in (q, k, v))
-        out = jax.nn.dot_product_attention(
-            *by_length, is_causal=True, local_window_size=window, implementation="cudnn"
-        )
-        return out.swapaxes(1, 2)
+        return without_forward_mode("cudnn", kernel)(*by_length).swapaxes(1, 2)
 
     return on_shards(local, q, k, v, mask, pattern, compute)

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 
 from model.axes import platform
 from model.backends.shards import on_shards
-from model.backends.whole import not_whole
+from model.backends.whole import not_whole, without_forward_mode
 from model.compute import PRODUCT, Compute, Shaped
 from model.masks import Mask
 from model.pattern import Pattern
@@ -79,7 +79,11 @@ def _local(dtype: str, q: Array, k: Array, v: Array, mask: Mask, pattern: Patter
         both = (pad(segment, 1) for segment in (mask.query_segment, mask.key_segment))
         documents = splash_attention.SegmentIds(*both)
     over = (0, 0, 0, None if documents is None else 0, None)
-    out = jax.vmap(kernel, over)(q, k, v, documents, pattern.sink)
+
+    def rows(kernel: Any, *arrays: Any) -> Array:
+        return jax.vmap(kernel, over)(*arrays)
+
+    out = without_forward_mode("splash", rows)(kernel, q, k, v, documents, pattern.sink)
     return out[:, :, :length]
 
 

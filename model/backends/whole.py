@@ -1,7 +1,15 @@
 """What kernels for whole sequences refuse alike."""
 
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jaxtyping import Array
+
+from configs.errors import UserError
 from model.backends.shards import length_is_split
 from model.compute import Compute
+from model.gradients import with_gradient
 from model.masks import Mask
 from model.pattern import Pattern
 
@@ -15,3 +23,23 @@ def not_whole(mask: Mask, pattern: Pattern, compute: Compute) -> str | None:
     if pattern.hooked:
         return "it computes no hooks of a variant's pattern; set 'blockwise'"
     return None
+
+
+def without_forward_mode(name: str, kernel: Callable[..., Array]) -> Callable[..., Array]:
+    """Returns a kernel that has its gradient, and says what to set where ``jax.jvp`` meets it.
+
+    Args:
+      name: of the backend.
+      kernel: of arrays, or pytrees of them.
+    """
+
+    def refuse(primals: tuple, tangents: tuple) -> Any:
+        raise UserError(
+            f"model.attention_backend = {name!r} has no forward-mode derivative, as jax.jvp and "
+            "jax.hessian need it; set 'blockwise' or 'dense'."
+        )
+
+    def backward(_: tuple, pull: Callable[[Array], tuple], cotangent: Array) -> tuple:
+        return pull(cotangent)
+
+    return with_gradient(kernel, lambda *arrays: jax.vjp(kernel, *arrays), backward, refuse)

@@ -78,6 +78,16 @@ class CPU(Plain):
         """Holds 16 bits as ``wide``: XLA would widen all slots to read or write one."""
         return wide if jnp.dtype(dtype).itemsize == 2 else dtype
 
+    def carried(self, slots: list[dict[str, Array]]) -> list[dict[str, Array]]:
+        """Leaves out the axis of one row: XLA copies the slots that it updates otherwise."""
+        lone = all(layer["key"].ndim == 4 and layer["key"].shape[0] == 1 for layer in slots)
+        return jax.tree.map(lambda x: x[0], slots) if lone else slots
+
+    def uncarried(self, slots: list[dict[str, Array]]) -> list[dict[str, Array]]:
+        """Gives the row its axis again: keys [G, S, K] lack it."""
+        lone = all(layer["key"].ndim == 3 for layer in slots)
+        return jax.tree.map(lambda x: x[None], slots) if lone else slots
+
     def one_row_options(self, dtype: str) -> dict[str, str]:
         """Leaves XLA's library of kernels out, which writes each term of a sum to memory."""
         return (

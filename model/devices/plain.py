@@ -53,6 +53,14 @@ class Plain:
         del wide
         return dtype
 
+    def carried(self, slots: list[dict[str, Array]]) -> list[dict[str, Array]]:
+        """Returns what the loop of decoding carries of the slots of a cache, layer by layer."""
+        return slots
+
+    def uncarried(self, slots: list[dict[str, Array]]) -> list[dict[str, Array]]:
+        """Undoes ``carried``."""
+        return slots
+
     def one_row_options(self, dtype: str) -> dict[str, str]:
         """Returns compiler options for a program whose products have one row each."""
         del dtype

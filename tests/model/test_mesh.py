@@ -112,6 +112,35 @@ def test_gradients_do_not_depend_on_the_mesh(name, mesh):
         np.testing.assert_allclose(gradients[path], gradient, rtol=0, atol=1e-5, err_msg=path)
 
 
+@pytest.mark.parametrize(
+    "sizes", [dict(fsdp=8), dict(heads=4, fsdp=2), dict(heads=2, context=2)], ids=str
+)
+def test_gradients_in_bfloat16_are_as_near_to_the_truth_as_on_one_device(sizes):
+    """One token takes all places: what would be summed in bfloat16 would lose most of it."""
+    exact = small.changed(CONFIGS["plain"], embed_dim=32)
+    narrow = small.changed(exact, dtype="bfloat16")
+    tokens = np.full((8, 256), 3, np.int32)
+
+    def gradients(shape, sizes):
+        with jax.set_mesh(small.mesh(sizes)):
+            model = jax.tree.map(
+                lambda value, like: jax.device_put(value, like.sharding.spec),
+                small.drawn(shape),
+                small.abstract(shape),
+            )
+            there = split(tokens)
+            run = small.quickly(jax.grad(small.cross_entropy))
+            return reference.weights(run(model, there, there))
+
+    truth = gradients(small.changed(exact, max_length=256), {})
+    narrow = small.changed(narrow, max_length=256)
+    alone, found = (gradients(narrow, s) for s in ({}, sizes))
+    for path, whole in truth.items():
+        norm = np.linalg.norm(whole)
+        own, one = (np.linalg.norm(g[path] - whole) / norm for g in (found, alone))
+        assert own < 1.5 * one + 0.01, path
+
+
 def test_a_mesh_of_one_device_computes_what_no_mesh_computes():
     config = CONFIGS["plain"]
     tokens, _, positions, segments = batch("plain")

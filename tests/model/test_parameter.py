@@ -145,3 +145,30 @@ def test_parameters_come_in_the_order_of_the_leaves():
     values = [np.asarray(param[...]) for _, param in parameters(model)]
     for value, leaf in zip(values, jax.tree.leaves(model), strict=True):
         np.testing.assert_array_equal(value, leaf)
+
+
+@pytest.mark.parametrize(
+    ("axes", "contracted", "stacked"),
+    [
+        (("heads", "talking"), "heads", "heads"),
+        (("heads", "talking"), "heads talking", ""),
+        (("heads", "talking"), "", ""),
+        (("heads", "embed"), "embed", "heads"),
+        (("heads", "embed"), "width", ""),
+        (("heads", "embed"), "embed", "layers"),
+    ],
+)
+def test_a_matrix_without_rows_or_columns_is_refused(axes, contracted, stacked):
+    declare = Declare(jax.random.key(0), ShardingRules(), "float32")
+    with pytest.raises(ValueError, match="the matrix talk .* no rows or no columns"):
+        declare.matrix("talk", (4, 4), axes, contracted, stacked)
+
+
+def test_what_contracts_heads_may_be_a_matrix_or_a_stack():
+    found = {d.path: d for d in declarations(small.abstract(small.config()))}
+    up = found["blocks.0.attention.value_up"]
+    assert (up.stacked, up.rows, up.columns) == (("layers", "heads"), (2,), (3,))
+    talking = small.config(attention="model.variants.talking:Talking")
+    found = {d.path: d for d in declarations(small.abstract(talking))}
+    talk = found["blocks.0.attention.talk"]
+    assert (talk.stacked, talk.rows, talk.columns) == (("layers",), (1,), (2,))

@@ -1,9 +1,6 @@
 """The TPU's kernel equals the dense backend, step by step on a CPU, and compiles for TPUs."""
 
 import json
-import os
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +13,7 @@ from model.backends import choice, dense, splash
 from model.devices import choice as devices
 from model.masks import Mask
 from model.pattern import Pattern
-from tests.model import small
+from tests.model import on_tpu, small
 from tests.model.attending import COMPUTE, HOOKED, KINDS, both, check_near, check_on_a_mesh, drawn
 
 TAKEN = [kind for kind in KINDS if kind != "full value map" and kind not in HOOKED]
@@ -85,23 +82,7 @@ def test_tokens_that_read_a_cache_take_another():
 def test_it_compiles_for_tpus(extra):
     """On a mesh of v5e chips that are not here: alone, and in a network that ``auto`` gives it."""
     extra("libtpu")
-    # No chip is asked for; the names let the compiler begin.
-    described = dict(
-        JAX_PLATFORMS="cpu",
-        TPU_SKIP_MDS_QUERY="1",
-        TPU_WORKER_HOSTNAMES="localhost",
-        TPU_ACCELERATOR_TYPE="v5litepod-8",
-        ALLOW_MULTIPLE_LIBTPU_LOAD="1",
-    )
-    run = subprocess.run(
-        [sys.executable, "-m", "tests.model.compiling_for_tpu"],
-        env={**os.environ, **described},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert run.returncode == 0, run.stderr[-3000:]
-    found = json.loads(run.stdout.splitlines()[-1])
+    found = json.loads(on_tpu.run("tests.model.compiling_for_tpu"))
     # A forward kernel, and two backward ones.
     assert found["kernels"] == dict.fromkeys(found["kernels"], 3)
     assert len(found["kernels"]) == 8

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from configs.errors import UserError
+from model.decoding import ready
 from tests.model import small
 from tests.train import tiny
 from train import decoding
@@ -182,3 +183,16 @@ def test_sampling_on_a_mesh_equals_sampling_without():
         found = continue_tokens(placed, PROMPTS, 6, GREEDY)
     for row, expected_row in zip(found, expected, strict=True):
         np.testing.assert_array_equal(row, expected_row)
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_the_loop_holds_the_cache_once(rows):
+    decoder = ready(model(scan_layers=False, max_length=2048))
+    cache = decoder.empty_cache(rows, 2048)
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(cache))
+    numbers = [np.zeros(rows, np.int32)] * 3
+    rest = (numbers[0], GREEDY, jax.random.key(0), np.int32(-1))
+    compiled = decoding._decoder("float32", rows).lower(decoder, *numbers, cache, *rest).compile()
+    memory = compiled.memory_analysis()
+    assert memory.alias_size_in_bytes >= size
+    assert memory.temp_size_in_bytes < size / 2

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 from scipy.special import log_softmax, logsumexp
 
+from configs.errors import UserError
 from model.axes import RESIDUAL, TOKENS
 from model.transformer import Transformer
 from tests.model import small
 from train import loss
+from train.batches import Batch
 
 # 11 tokens of a vocabulary padded to 128.
 SHAPE = small.config(embed_dim=8, num_heads=2, num_kv_heads=2, head_dim=4, mlp="none", num_layers=1)
@@ -112,3 +114,51 @@ def test_the_logits_of_all_tokens_are_never_in_memory(gradients):
     whole = 4 * 4096 * shape.padded_vocab_size
     # A chunk's logits, their exponentials and the gradient of them.
     assert held < 4 * loss.LOGIT_BYTES < whole / 3
+
+
+@pytest.mark.parametrize("sizes", [{}, dict(heads=8), dict(data=2, fsdp=2, heads=2)], ids=str)
+def test_a_loss_of_ones_own_for_each_token(sizes):
+    """Whole logits of the true vocabulary, in any chunks, on any mesh; by SciPy."""
+    model, _, labels, weights = drawn()
+    smooth = loss.named("tests.train.own_losses:smoothed")
+
+    def plain_smooth(model, batch):
+        x = model.last_residual(batch.tokens)
+        logits = x @ model.unembedding_table[...][: model.config.vocab_size].T
+        chances = jax.nn.log_softmax(logits)
+        picked = jnp.take_along_axis(chances, batch.labels[..., None], -1)[..., 0]
+        total = jax.nn.logsumexp(logits, axis=-1)
+        each = -0.9 * picked - 0.1 * chances.mean(-1) + 0.3 * jnp.square(total)
+        return (weights * each).sum()
+
+    batch = Batch(labels, labels, weights > 0)
+    expected = small.quickly(jax.value_and_grad(plain_smooth))(model, batch)
+
+    def own(model, batch, weights):
+        return smooth(model, batch, weights, jnp.float32(0.3), None, 5)[0]
+
+    with jax.set_mesh(small.mesh(sizes)):
+        like = jax.eval_shape(lambda: Transformer(SHAPE, jax.random.key(0)))
+        there = jax.tree.map(lambda a, b: jax.device_put(a, b.sharding.spec), model, like)
+        batch, weights_there = jax.tree.map(
+            lambda a: model.compute.reshard(a, TOKENS), (batch, weights)
+        )
+        found = small.quickly(jax.value_and_grad(own))(there, batch, weights_there)
+        for a, b in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
+            np.testing.assert_allclose(np.asarray(a), b, rtol=1e-5, atol=1e-5)
+
+
+def test_chunks_are_whole_tiles():
+    settings = loss.Settings("float32", 50257, None, None)
+    assert settings.tokens(1024, 50304) == 256
+    assert settings.tokens(1000, 50304) == 256
+    assert settings.tokens(100, 128) == 100
+    assert settings.tokens(10_000, 2**30) == 128
+    assert loss.Settings("float32", 11, 7, None).tokens(100, 128) == 7
+
+
+def test_a_loss_that_is_none_is_refused():
+    with pytest.raises(UserError, match="loss = 'cross_entropi' .*mean 'cross_entropy'"):
+        loss.named("cross_entropi")
+    with pytest.raises(UserError, match="loss = 'no.such:thing' cannot be imported"):
+        loss.named("no.such:thing")

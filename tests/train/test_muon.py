@@ -134,6 +134,16 @@ def test_a_variant_s_own_parameters_join_the_groups():
         np.testing.assert_allclose(after[own + "gate"][:, :, h], expected, rtol=0, atol=2e-5)
 
 
+def test_a_matrix_that_mixes_heads_is_one_matrix_and_no_stack():
+    found, (arrays, gradients, _) = network({"model.attention": "model.variants.talking:Talking"})
+    optimizer = Optimizer("muon", "constant", found)
+    given = numbers(**MUON)
+    after, _ = taking(optimizer)(gradients, optimizer.init(arrays), arrays, given, jnp.int32(0))
+    talk = "blocks.0.attention.talk"
+    expected = 0.98 * arrays[talk] - 0.1 * _orthogonal(np.asarray(gradients[talk]))
+    np.testing.assert_allclose(after[talk], expected, rtol=0, atol=2e-5)
+
+
 def _orthogonal(stack):
     """Newton and Schulz's iteration as Jordan et al. (2024) write it, on each square matrix."""
     found = []

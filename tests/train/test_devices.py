@@ -1,0 +1,100 @@
+"""Without what a CPU does in its own way, everything is the same to rounding."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from model.devices import choice
+from model.devices.plain import Plain
+from model.layers import scanned
+from tests.model import small
+from tests.train import tiny
+from train.decoding import continue_tokens
+from train.sampler import Sampler
+
+
+@pytest.fixture(params=["float32", "bfloat16"])
+def both_ways(request, monkeypatch):
+    """Returns a function that runs another as a CPU does and as accelerators do."""
+
+    def run(function):
+        found = []
+        for ways in (choice.DEVICES, {}):
+            monkeypatch.setattr(choice, "DEVICES", ways)
+            jax.clear_caches()
+            assert isinstance(choice.device(), Plain)
+            found.append(function(request.param))
+        jax.clear_caches()
+        return found
+
+    return run
+
+
+def near(found, expected, dtype):
+    """Compares arrays up to what the order of sums changes in a dtype."""
+    rounding = 1e-5 if dtype == "float32" else 0.05
+    for own, whole in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
+        own, whole = (np.asarray(a, np.float32) for a in (own, whole))
+        np.testing.assert_allclose(own, whole, rtol=0, atol=rounding * (1 + np.abs(whole).max()))
+
+
+def test_a_models_gradients(both_ways, monkeypatch):
+    """In several blocks, of heads that share keys, with rows of two documents."""
+    monkeypatch.setattr("model.backends.blocks.BLOCK", 4)
+    monkeypatch.setattr("model.devices.cpu.CACHE", 0)
+    kinds = []
+
+    def gradients(dtype):
+        config = small.config(
+            num_kv_heads=2,
+            scan_layers=None,
+            dtype=dtype,
+            biases=True,
+            mlp="swiglu",
+            query_key_norm=True,
+            attention_backend="blockwise",
+        )
+        kinds.append(scanned(config))
+        tokens = small.tokens(config)
+        run = small.quickly(jax.grad(lambda m, t: small.cross_entropy(m, t, t)))
+        kinds.append(dtype)
+        return run(small.drawn(config), tokens)
+
+    near(*both_ways(gradients), kinds[1])
+    # The two ways differ where the config leaves it to the device.
+    assert kinds[::2] == [False, True]
+
+
+def test_a_training_step(both_ways):
+    dtypes = []
+
+    def step(dtype):
+        dtypes.append(dtype)
+        config = tiny.config({"model.dtype": dtype, "model.scan_layers": None})
+        stepper = tiny.Stepper(config, tiny.mesh())
+        state, losses = stepper.losses(stepper.start(), 2)
+        return jax.tree.map(np.asarray, jax.tree.leaves(state.model)), losses
+
+    near(*both_ways(step), dtypes[0])
+
+
+def test_decoding(both_ways):
+    def drawn(dtype):
+        config = small.config(dtype=dtype, scan_layers=None, max_length=64, num_kv_heads=2)
+        prompts = [np.array([1, 2, 3], np.int32), np.array([4], np.int32)]
+        model = small.drawn(config)
+        tokens = [
+            continue_tokens(model, part, 8, Sampler(temperature=0.0))
+            for part in (prompts, prompts[:1])
+        ]
+        decode = jax.jit(lambda m, *given: m.decode(*given)[0])
+        cache = model.empty_cache(1, 4)
+        logits = decode(model, prompts[0][None], jnp.arange(3)[None], jnp.int32(0), cache)
+        return tokens, np.asarray(logits[..., : config.vocab_size]), dtype
+
+    (own, logits, dtype), (plain, expected, _) = both_ways(drawn)
+    near(logits, expected, dtype)
+    if dtype == "float32":
+        for found, whole in zip(*map(jax.tree.leaves, (own, plain)), strict=True):
+            np.testing.assert_array_equal(found, whole)

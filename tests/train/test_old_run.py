@@ -1,0 +1,46 @@
+"""A run saved by an earlier version goes on, evaluates and speaks.
+
+``run_of_format_1.zip`` holds a run of six steps up to its save at step 3, and the losses of all
+six, as the code wrote them before products, attention and the optimizer took their present form.
+"""
+
+import json
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from configs import resolved
+from model.saved import open_saved
+from tests.train import tiny
+from train.loop import train
+from train.metrics import read
+
+SAVED = Path(__file__).with_name("run_of_format_1.zip")
+
+
+@pytest.fixture
+def old(tmp_path):
+    """Returns the folder of the run, and the loss of each of its steps."""
+    with zipfile.ZipFile(SAVED) as file:
+        file.extractall(tmp_path)
+    return tmp_path / "run", json.loads((tmp_path / "losses.json").read_text())
+
+
+@pytest.mark.parametrize("sizes", [{}, dict(fsdp=2, heads=2)], ids=str)
+def test_it_goes_on_with_the_losses_that_it_would_have_had(old, sizes):
+    workdir, losses = old
+    config = resolved.from_json((workdir / "config.json").read_text(), "config.json")
+    config.mesh.update(sizes)
+    assert train(config, workdir, Console(quiet=True)).step == 6
+    found = [row["loss"] for row in read(workdir)]
+    np.testing.assert_allclose(found, losses, rtol=2e-6)
+
+
+def test_it_opens_as_a_model(old):
+    saved = open_saved(old[0])
+    assert saved.step == 3
+    model = saved.load_model(tiny.mesh())
+    assert model.blocks[0].attention.query.shape == (2, 8, 2, 4)
