@@ -50,16 +50,7 @@ Step = Callable[[TrainState, Batch, Array, Numbers], tuple[TrainState, Metrics]]
 def make_optimizer(config: ConfigDict, model_config: ModelConfig) -> Optimizer:
     """Returns the optimizer of a config, for its model's declarations."""
     abstract = jax.eval_shape(lambda key: Transformer(model_config, key), jax.random.key(0))
-    optim = config.optim
-    patterns = tuple(pattern for pattern, *_ in optim.multipliers)
-    return Optimizer(
-        optim.name,
-        optim.schedule,
-        declarations(abstract),
-        patterns,
-        optim.master_weights,
-        optim.ema > 0,
-    )
+    return Optimizer(config.optim, declarations(abstract))
 
 
 def init_state(
