@@ -17,6 +17,7 @@ from model.saved import Saved, open_saved, read_text
 from model.saving import Saving, delete
 from model.transformer import Transformer
 from text.tokenizers import Tokenizer
+from train.calls import due
 from train.step import TrainState, named_arrays, with_arrays
 
 MASTER = "master"  # beside the optimizer's own arrays
@@ -57,8 +58,7 @@ class Checkpoints:
 
     def due(self, step: int) -> bool:
         """Tells whether a step is one to save."""
-        every = self.config.checkpoint.every
-        return step == self.config.steps or (every > 0 and step % every == 0)
+        return step == self.config.steps or due(self.config.checkpoint.every, step)
 
     def save(self, state: TrainState, step: int) -> None:
         """Begins to save a step; waits for the save before, then thins the old ones.

@@ -22,7 +22,7 @@ from model.saving import write_text
 from text.reading import Sources, open_sources
 from train import profile
 from train.batches import training_batches
-from train.calls import calls
+from train.calls import calls, due
 from train.checkpoint import Checkpoints, check_corpus, check_workdir, start_from
 from train.held_out import evaluate
 from train.memory import check_memory
@@ -30,7 +30,7 @@ from train.metrics import Metrics, read
 from train.numbers import Numbers
 from train.optimizer import Optimizer
 from train.progress import RunProgress, clock
-from train.record import Record, due
+from train.record import Record
 from train.step import TrainState, all_finite, init_state, make_optimizer, make_step, state_of
 
 
@@ -68,27 +68,24 @@ def train(config: ConfigDict, workdir: Path, console: Console | None = None) -> 
     sources = open_sources(config)
     config = resolved.resolve(config, sources.vocab_size)
     model_config = ModelConfig.from_config(config.model, sources.vocab_size, config.length)
-    numbers = Numbers.of(config)
     mesh = make_mesh(config.mesh.to_dict())
     check_mesh(mesh, model_config, config.batch_size // config.optim.accumulate, config.length)
     check_memory(config, model_config, mesh)
     changes = check_workdir(workdir, config)
     check_corpus(workdir, sources.digest)
     with jax.set_mesh(mesh):
-        return _run(config, model_config, numbers, sources, mesh, workdir, changes, console)
+        return _run(config, model_config, sources, mesh, workdir, changes, console)
 
 
 def _run(
     config: ConfigDict,
     model_config: ModelConfig,
-    numbers: Numbers,
     sources: Sources,
     mesh: Mesh,
     workdir: Path,
     changes: dict[str, tuple],
     console: Console,
 ) -> Outcome:
-    rules = ShardingRules()
     optimizer = make_optimizer(config, model_config)
     checkpoints = Checkpoints(workdir, config, sources.tokenizer, sources.digest)
     state = _first_state(config, model_config, optimizer, checkpoints, sources, mesh, console)
@@ -107,20 +104,15 @@ def _run(
     else:
         write_text(workdir / CONFIG, resolved.to_json(config))
 
-    step = make_step(config, optimizer)
+    step, numbers = make_step(config, optimizer), Numbers.of(config)
     metrics = Metrics(workdir, start, config.log.tensorboard)
     progress = RunProgress(config.steps, start, console)
     everies = (config.log.eval_every, config.checkpoint.every)
     edges = profile.edges(config.log.profile)
     cut = calls(start, config.steps, config.steps_per_call, everies, edges)
+    slots = min(config.steps_per_call, config.steps)
     batches = training_batches(
-        sources.train,
-        config.batch_size,
-        cut,
-        min(config.steps_per_call, config.steps),
-        mesh,
-        rules,
-        config.data.prefetch,
+        sources.train, config.batch_size, cut, slots, mesh, ShardingRules(), config.data.prefetch
     )
     record = Record(config, model_config, metrics, progress, mesh, start)
     # Forced host devices share a pool of threads: two steps at once can starve their sums.

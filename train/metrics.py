@@ -34,7 +34,7 @@ class Metrics:
                 f"{error.filename} cannot be written ({error.strerror}); move what is there away, "
                 "or name another workdir."
             ) from error
-        self._board = SummaryWriter(str(events), purge_step=step + 1) if tensorboard else None
+        self._board = SummaryWriter(str(events), purge_step=step + 1, write_to_disk=tensorboard)
 
     def write(self, step: int, values: Mapping[str, float | None]) -> None:
         """Appends a row; ``step`` counts the steps taken, None is what was not a number.
@@ -51,10 +51,9 @@ class Metrics:
                 f"{self._file.name} cannot be written ({error.strerror}); what was saved before is "
                 "whole: free space and start again."
             ) from error
-        if self._board is not None:
-            for name, value in values.items():
-                if value is not None:
-                    self._board.add_scalar(name, value, step)
+        for name, value in values.items():
+            if value is not None:
+                self._board.add_scalar(name, value, step)
 
     def sync(self) -> None:
         """Returns when the rows are on disk."""
@@ -64,8 +63,7 @@ class Metrics:
     def close(self) -> None:
         """Ends the record."""
         self._file.close()
-        if self._board is not None:
-            self._board.close()
+        self._board.close()
 
 
 def read(workdir: Path) -> list[dict[str, Any]]:

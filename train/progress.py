@@ -1,5 +1,6 @@
 """What a run shows while it works: a bar on a terminal, plain lines elsewhere."""
 
+import math
 import time
 
 from rich.console import Console
@@ -7,12 +8,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 
 class RunProgress:
-    """Shows loss, tokens a second, utilisation where a peak is known, and the time left."""
+    """Shows how far a run is."""
 
     def __init__(self, steps: int, start: int, console: Console):
         """Args: steps of the run, steps taken before, where to show them."""
         self.steps, self.console = steps, console
-        self._last_line = -1e9
+        self._last_line = -math.inf
         self._bar = None
         if console.is_terminal:
             self._bar = Progress(
@@ -25,28 +26,8 @@ class RunProgress:
             self._task = self._bar.add_task("", total=steps, completed=start)
             self._bar.start()
 
-    def show(
-        self,
-        step: int,
-        loss: float,
-        tokens_per_second: float,
-        utilisation: float | None,
-        left: float,
-    ) -> None:
-        """Shows a step.
-
-        Args:
-          step: steps taken.
-          loss: nats a token.
-          tokens_per_second: of the run.
-          utilisation: share of the devices' peak, or None.
-          left: seconds to the end.
-        """
-        parts = [f"loss {loss:.4f}", f"{tokens_per_second:,.0f} tokens/s"]
-        if utilisation is not None:
-            parts.append(f"{100 * utilisation:.1f}% MFU")
-        parts.append(f"{clock(left)} left")
-        text = "  ".join(parts)
+    def show(self, step: int, text: str) -> None:
+        """Shows the steps taken and what is said of them; as lines, at most one in 5 seconds."""
         if self._bar is not None:
             self._bar.update(self._task, completed=step, description=text)
         elif step == self.steps or time.monotonic() - self._last_line >= 5:
