@@ -30,7 +30,7 @@ def documents():
 
 
 def held(batch):
-    return {name: np.asarray(value) for name, value in vars(batch).items() if value is not None}
+    return {name: np.asarray(value) for name, value in batch._asdict().items() if value is not None}
 
 
 @pytest.mark.parametrize("sizes", MESHES.values(), ids=MESHES)

@@ -26,7 +26,7 @@ BATCHES = 5 * 16 * 8 * 9 + 8 * 8 * 16 * 4
 @pytest.mark.parametrize(
     ("needed", "sentence"),
     [
-        (4 * PARAMETERS, f"parameters take {4 * PARAMETERS:,} bytes, and there are {{}}; lower model"),
+        (4 * PARAMETERS, f"take {4 * PARAMETERS:,} bytes, and there are {{}}; lower model"),
         (BATCHES, "batch_size = 1000 .* take 360,000 bytes as tokens .* 256,000 as"),
     ],
 )
