@@ -72,11 +72,25 @@ def values(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
 
 
 def check(config: ConfigDict) -> None:
-    """Compares a config's fields with those of base.py, and with their ranges.
+    """Checks a config's fields, and that their values can be run.
 
     Raises:
-      UserError: a field is unknown, missing, of another type or out of its range; the sentence
-        names it.
+      UserError: see ``check_fields``; a value is out of its range or does not fit another.
+    """
+    check_fields(config)
+    check_ranges(values(config))
+    if config.batch_size % config.optim.accumulate:
+        raise UserError(
+            f"optim.accumulate = {config.optim.accumulate} does not divide batch_size = "
+            f"{config.batch_size}; choose a divisor."
+        )
+
+
+def check_fields(config: ConfigDict) -> None:
+    """Compares a config's fields with those of base.py.
+
+    Raises:
+      UserError: a field is unknown, missing or of another type; the sentence names it.
     """
     known = fields(base.get_config())
     given = values(config)
@@ -103,12 +117,6 @@ def check(config: ConfigDict) -> None:
         for element in given[name]:
             if not fits(element):
                 raise UserError(f"config.{name} holds {element!r}; its elements are {written}.")
-    check_ranges(given)
-    if config.batch_size % config.optim.accumulate:
-        raise UserError(
-            f"optim.accumulate = {config.optim.accumulate} does not divide batch_size = "
-            f"{config.batch_size}; choose a divisor."
-        )
 
 
 def _is(value: Any, kind: str) -> bool:

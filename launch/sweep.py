@@ -107,7 +107,7 @@ def trials(
                 raise UserError(
                     f"get_hyper sets config.{name} to {value!r}, but it is {known[name]}."
                 ) from error
-        resolved.check(own)
+        resolved.check_fields(own)
         digest = resolved.digest(own)
         found.setdefault(digest, (digest, setting, own))
     return list(found.values())
@@ -251,7 +251,7 @@ def main() -> None:
     """Runs the sweep of ``--config`` and prints its table; exits with 1 if a run failed."""
     keep_compiled()
     config = command.config()
-    resolved.check(config)
+    resolved.check_fields(config)
     if not flags.FLAGS.workdir:
         raise UserError("--workdir is missing; name a folder for the sweep, say runs/sweep.")
     path = config_flags.get_config_filename(flags.FLAGS["config"]).split(":")[0]

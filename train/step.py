@@ -10,7 +10,6 @@ import optax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from ml_collections import ConfigDict
 
-from model.axes import ShardingRules
 from model.config import ModelConfig
 from model.parameter import declarations, parameters
 from model.transformer import Transformer
@@ -53,14 +52,9 @@ def make_optimizer(config: ConfigDict, model_config: ModelConfig) -> Optimizer:
     return Optimizer(config.optim, declarations(abstract))
 
 
-def init_state(
-    model_config: ModelConfig,
-    optimizer: Optimizer,
-    key: PRNGKeyArray,
-    rules: ShardingRules | None = None,
-) -> TrainState:
+def init_state(model_config: ModelConfig, optimizer: Optimizer, key: PRNGKeyArray) -> TrainState:
     """Returns the state before the first step; run it under ``jax.jit`` with the mesh set."""
-    return state_of(optimizer, Transformer(model_config, key, rules))
+    return state_of(optimizer, Transformer(model_config, key))
 
 
 def state_of(optimizer: Optimizer, model: Transformer) -> TrainState:
