@@ -7,7 +7,7 @@ from typing import Any
 from configs.errors import UserError, nearest
 
 
-def named(text: str, field: str, builtin: Iterable[str] = ()) -> Any:
+def load(text: str, field: str, builtin: Iterable[str] = ()) -> Any:
     """Returns the class or function that a field names as "module:name".
 
     Args:

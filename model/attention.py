@@ -177,13 +177,13 @@ def variant(name: str) -> Any:
     """
     if name == "multihead":
         return Multihead
-    found = objects.named(name, "model.attention", ["multihead"])
-    if not (isinstance(found, type) and issubclass(found, nnx.Module)):
+    cls = objects.load(name, "model.attention", ["multihead"])
+    if not (isinstance(cls, type) and issubclass(cls, nnx.Module)):
         raise UserError(f"model.attention = {name!r} is no nnx.Module; derive it from Multihead.")
-    missing = [part for part in ("project", "attend", "write") if not hasattr(found, part)]
+    missing = [part for part in ("project", "attend", "write") if not hasattr(cls, part)]
     if missing:
         raise UserError(
             f"model.attention = {name!r} has no {' and no '.join(missing)}, as "
             "model.attention.Attention describes them; derive it from Multihead."
         )
-    return found
+    return cls

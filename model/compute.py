@@ -85,12 +85,12 @@ class Compute:
         """
         left, right, out = re.split(",|->", subscripts)
         gathered, results = [], []
-        for w, own in zip(ws, axes, strict=True):
+        for w, of_result in zip(ws, axes, strict=True):
             sizes = dict(zip(left + right, x.shape + w.shape, strict=True))
-            results.append(self.rules.spec(own, [sizes[i] for i in out]))
+            results.append(self.rules.spec(of_result, [sizes[i] for i in out]))
             gathered.append(self.gathered(w) if isinstance(w, nnx.Param) else None)
         arrays = [w[...] if isinstance(w, nnx.Param) else w for w in ws]
-        found = multiply(
+        products = multiply(
             subscripts, x.astype(self.dtype), arrays, self.accumulation_dtype, gathered, results
         )
         return [
@@ -98,7 +98,7 @@ class Compute:
                 (y if bias is None else y + bias.astype(y.dtype)).astype(dtype or self.dtype),
                 PRODUCT,
             )
-            for y, bias in zip(found, biases or [None] * len(found), strict=True)
+            for y, bias in zip(products, biases or [None] * len(products), strict=True)
         ]
 
     def gathered(self, parameter: nnx.Param) -> PartitionSpec | None:

@@ -5,6 +5,7 @@ Here the tangents of a result are a primitive that is linear in those of the arg
 it is the function's own derivative, transposed it is the gradient that was given.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -33,9 +34,6 @@ def with_gradient(
         alone evaluates it. When None, it is the automatic derivative of ``function``.
     """
 
-    def automatic(primals: tuple, tangents: tuple) -> PyTree:
-        return jax.jvp(function, primals, tangents)[1]
-
     @jax.custom_jvp
     def differentiable(*arguments: PyTree) -> PyTree:
         return function(*arguments)
@@ -44,56 +42,52 @@ def with_gradient(
     def rule(primals: tuple, tangents: tuple) -> tuple[PyTree, PyTree]:
         result, needed = forward(*primals)
         leaves, structure = jax.tree.flatten(primals)
-        still = {
-            i: np.zeros(jnp.shape(leaf), jax.dtypes.float0)
-            for i, leaf in enumerate(leaves)
-            if not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
-        }
-        outputs, result_structure = jax.tree.flatten(result)
+        outputs, of_result = jax.tree.flatten(result)
+        # Integers have no tangents.
+        moves = [jnp.issubdtype(jnp.result_type(leaf), jnp.inexact) for leaf in leaves]
+        still = [np.zeros(jnp.shape(leaf), jax.dtypes.float0) for leaf in leaves]
 
         def evaluate(kept: tuple, moving: list) -> list:
-            given = iter(moving)
-            whole = [still[i] if i in still else next(given) for i in range(len(leaves))]
-            primals, _ = kept
-            found = (derivative or automatic)(primals, jax.tree.unflatten(structure, whole))
-            return jax.tree.leaves(found)
+            tangent = iter(moving)
+            whole = [next(tangent) if m else zero for m, zero in zip(moves, still, strict=True)]
+            tangents = jax.tree.unflatten(structure, whole)
+            if derivative is not None:
+                return jax.tree.leaves(derivative(kept[0], tangents))
+            return jax.tree.leaves(jax.jvp(function, kept[0], tangents)[1])
 
         def transpose(kept: tuple, cotangents: list) -> list:
             primals, needed = kept
-            found = backward(primals, needed, jax.tree.unflatten(result_structure, cotangents))
-            each = [
+            slopes = backward(primals, needed, jax.tree.unflatten(of_result, cotangents))
+            every = [
                 leaf
-                for primal, own in zip(primals, found, strict=True)
-                for leaf in jax.tree.leaves(
-                    jax.tree.map(jnp.zeros_like, primal) if own is None else own
-                )
+                for primal, slope in zip(primals, slopes, strict=True)
+                for leaf in jax.tree.leaves(_zeros(primal) if slope is None else slope)
             ]
-            return [leaf for i, leaf in enumerate(each) if i not in still]
+            return [leaf for leaf, m in zip(every, moves, strict=True) if m]
 
-        moving = [t for i, t in enumerate(jax.tree.leaves(tangents)) if i not in still]
-        found = _bind(
-            (primals, needed), moving, evaluate, transpose, [jax.typeof(x) for x in outputs]
-        )
-        return result, jax.tree.unflatten(result_structure, found)
+        moving = [t for t, m in zip(jax.tree.leaves(tangents), moves, strict=True) if m]
+        types = tuple(jax.typeof(x) for x in outputs)
+        moved = _bind((primals, needed), moving, evaluate, transpose, types)
+        return result, jax.tree.unflatten(of_result, moved)
 
     return differentiable
 
 
+def _zeros(tree: PyTree) -> PyTree:
+    return jax.tree.map(jnp.zeros_like, tree)
+
+
+# A function that is linear in its last arguments, with its transpose.
 _linear = Primitive("linear")
 _linear.multiple_results = True
 
 
-def _bind(kept: PyTree, moving: list, evaluate: Callable, transpose: Callable, types: list) -> list:
-    """Binds a function that is linear in ``moving``, with its transpose."""
+def _bind(
+    kept: PyTree, moving: list, evaluate: Callable, transpose: Callable, types: tuple
+) -> list:
     leaves, structure = jax.tree.flatten(kept)
-    return _linear.bind(
-        *leaves,
-        *moving,
-        structure=structure,
-        evaluate=evaluate,
-        transpose=transpose,
-        types=tuple(types),
-    )
+    more = dict(structure=structure, evaluate=evaluate, transpose=transpose, types=types)
+    return _linear.bind(*leaves, *moving, **more)
 
 
 def _evaluate(*arrays: Any, structure: Any, evaluate: Callable, **_: Any) -> list:
@@ -101,47 +95,34 @@ def _evaluate(*arrays: Any, structure: Any, evaluate: Callable, **_: Any) -> lis
     return evaluate(jax.tree.unflatten(structure, arrays[:count]), list(arrays[count:]))
 
 
-def _transpose(
-    cotangents: list, *arrays: Any, structure: Any, transpose: Callable, types: tuple, **_: Any
-) -> list:
-    count = structure.num_leaves
-    kept = jax.tree.unflatten(structure, arrays[:count])
-    given = [ad.instantiate_zeros(c) if isinstance(c, ad.Zero) else c for c in cotangents]
-    return [None] * count + transpose(kept, given)
+def _transpose(cotangents: list, *arrays: Any, structure: Any, transpose: Any, **_: Any) -> list:
+    kept = jax.tree.unflatten(structure, arrays[: structure.num_leaves])
+    whole = [ad.instantiate_zeros(c) if isinstance(c, ad.Zero) else c for c in cotangents]
+    return [None] * structure.num_leaves + transpose(kept, whole)
 
 
 def _jvp(primals: tuple, tangents: tuple, **parameters: Any) -> tuple[list, list]:
-    def whole(*arrays: Any) -> list:
-        return _evaluate(*arrays, **parameters)
-
-    return jax.jvp(whole, primals, tuple(map(ad.instantiate_zeros, tangents)))
+    evaluate = functools.partial(_evaluate, **parameters)
+    return jax.jvp(evaluate, primals, tuple(map(ad.instantiate_zeros, tangents)))
 
 
 def _batch(
-    arrays: tuple,
-    axes: tuple,
-    *,
-    structure: Any,
-    evaluate: Callable,
-    transpose: Callable,
-    types: tuple,
-) -> tuple:
+    arrays: tuple, axes: tuple, *, structure: Any, evaluate: Any, transpose: Any, types: tuple
+) -> tuple[list, list]:
     """Maps both functions over the arrays that have the axis; each result has it first."""
     count = structure.num_leaves
     size = next(x.shape[a] for x, a in zip(arrays, axes, strict=True) if a is not None)
-    moved = [x if a is None else jnp.moveaxis(x, a, 0) for x, a in zip(arrays, axes, strict=True)]
-    mapped = [None if a is None else 0 for a in axes[:count]]
+    first = [x if a is None else jnp.moveaxis(x, a, 0) for x, a in zip(arrays, axes, strict=True)]
+    kept = jax.tree.unflatten(structure, first[:count])
+    over = jax.tree.unflatten(structure, [None if a is None else 0 for a in axes[:count]]), 0
     moving = [
         jnp.broadcast_to(x, (size, *x.shape)) if a is None else x
-        for x, a in zip(moved[count:], axes[count:], strict=True)
+        for x, a in zip(first[count:], axes[count:], strict=True)
     ]
-    kept_axes = jax.tree.unflatten(structure, mapped)
-    kept = jax.tree.unflatten(structure, moved[:count])
-    over = (kept_axes, 0)
     several = jax.vmap(evaluate, over), jax.vmap(transpose, over)
-    out = jax.eval_shape(several[0], kept, moving)
-    found = _bind(kept, moving, *several, [jax.typeof(x) for x in out])
-    return found, [0] * len(found)
+    made = jax.eval_shape(several[0], kept, moving)
+    moved = _bind(kept, moving, *several, tuple(map(jax.typeof, made)))
+    return moved, [0] * len(moved)
 
 
 _linear.def_impl(_evaluate)

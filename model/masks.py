@@ -62,8 +62,8 @@ class Mask:
         Args:
           x: of each key, for each head or for all (h = 1); summed in its type.
         """
-        held = self.key_position[:, None] != NEVER
-        at_keys = jnp.cumsum(jnp.where(held, x, 0), axis=-1)
+        taken = self.key_position[:, None] != NEVER
+        at_keys = jnp.cumsum(jnp.where(taken, x, 0), axis=-1)
         if self.slot is None:
             return at_keys, at_keys
         count = self.query_position.shape[1]

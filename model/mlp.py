@@ -75,7 +75,7 @@ def mlp(name: str) -> Any:
     """
     if ":" not in name:
         return MLP
-    found = objects.named(name, "model.mlp")
+    found = objects.load(name, "model.mlp")
     if not (isinstance(found, type) and issubclass(found, nnx.Module)):
         raise UserError(f"model.mlp = {name!r} is no nnx.Module; derive it from nnx.Module.")
     return found

@@ -86,16 +86,18 @@ class Pattern:
         number, position = (jax.ShapeDtypeStruct((), d) for d in (jnp.float32, jnp.int32))
 
         def one(arrays: dict[str, Array], leading: int) -> dict[str, jax.ShapeDtypeStruct]:
-            own = {n: jax.ShapeDtypeStruct(x.shape[leading:], x.dtype) for n, x in arrays.items()}
-            return {"position": position, "index": position, **own}
+            shapes = {
+                n: jax.ShapeDtypeStruct(x.shape[leading:], x.dtype) for n, x in arrays.items()
+            }
+            return {"position": position, "index": position, **shapes}
 
-        given = one(self.query, 3), one(self.key, 3), one(self.head, 1)
-        found = 0.0
+        attributes = one(self.query, 3), one(self.key, 3), one(self.head, 1)
+        count = 0.0
         for function, logit in ((self.score, [number]), (self.visible, [])):
             if function is not None:
-                cost: Any = jax.jit(_by_arrays(function)).lower(*logit, *given).cost_analysis()
-                found += cost.get("flops", 0.0) + cost.get("transcendentals", 0.0)
-        return found
+                cost: Any = jax.jit(_by_arrays(function)).lower(*logit, *attributes).cost_analysis()
+                count += cost.get("flops", 0.0) + cost.get("transcendentals", 0.0)
+        return count
 
     def resharded(self, compute: Compute) -> "Pattern":
         """Returns the pattern with its arrays split as queries, whole keys and heads are."""
@@ -132,8 +134,8 @@ class Pattern:
 def _by_arrays(function: Callable) -> Callable:
     """Returns a hook that takes the attributes of its last three arguments as dictionaries."""
 
-    def called(*given: Any) -> Array:
-        *logit, query, key, head = given
-        return function(*logit, *(SimpleNamespace(**own) for own in (query, key, head)))
+    def called(*arguments: Any) -> Array:
+        *logit, query, key, head = arguments
+        return function(*logit, *(SimpleNamespace(**x) for x in (query, key, head)))
 
     return called

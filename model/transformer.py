@@ -62,8 +62,8 @@ class Transformer(nnx.Module):
             numbers = jnp.arange(offset, config.num_layers, config.period)
 
             def block(number: Array) -> Block:
-                own = jax.random.fold_in(key, number)
-                declare = Declare(own, rules, config.param_dtype, mapped=("layers",))
+                of_layer = jax.random.fold_in(key, number)
+                declare = Declare(of_layer, rules, config.param_dtype, mapped=("layers",))
                 return Block(config, declare, self.compute, window)
 
             return jax.vmap(block)(numbers)
@@ -139,10 +139,10 @@ class Transformer(nnx.Module):
             jax.eval_shape(Transformer.last_residual, self, tokens, None, segments)
         if not names:
             return f"attention: {self.config.attention} computes its own pattern"
-        found = ", ".join(dict.fromkeys(names))
+        listed = ", ".join(dict.fromkeys(names))
         if self.config.attention_backend != "auto":
-            return f"attention: {found}"
-        return f"attention: {found} (auto, for {length} tokens on a {platform()})"
+            return f"attention: {listed}"
+        return f"attention: {listed} (auto, for {length} tokens on a {platform()})"
 
     @property
     def unembedding_table(self) -> nnx.Param:
@@ -183,8 +183,8 @@ class Transformer(nnx.Module):
         shapes = [layers.remembered(s, rows, length, self.compute) for s in self.blocks]
         if not layers.scanned(config):
             shapes = [
-                {name: jax.ShapeDtypeStruct(x.shape[1:], x.dtype) for name, x in own.items()}
-                for own in shapes * (config.num_layers // config.period)
+                {name: jax.ShapeDtypeStruct(x.shape[1:], x.dtype) for name, x in stack.items()}
+                for stack in shapes * (config.num_layers // config.period)
             ]
         kept = {dtype: device().cache_dtype(dtype, config.accumulation_dtype)}
         return empty_cache(rows, length, shapes, kept, self.compute.rules)

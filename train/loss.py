@@ -4,7 +4,6 @@ The logits of all tokens together are never in memory: those of a chunk give its
 the same pass the gradients of what they were made from. No product is computed twice.
 """
 
-import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -62,14 +61,14 @@ def per_token(function: TokenLoss | None) -> Loss:
 cross_entropy = per_token(None)
 
 
-def named(name: str) -> Loss:
+def by_name(name: str) -> Loss:
     """Returns the loss of a config: "cross_entropy", or "module:function" for the reader's own.
 
     Raises:
       UserError: there is no such function.
     """
     return (
-        cross_entropy if name == "cross_entropy" else objects.named(name, "loss", ["cross_entropy"])
+        cross_entropy if name == "cross_entropy" else objects.load(name, "loss", ["cross_entropy"])
     )
 
 
@@ -96,176 +95,110 @@ def summed_loss(
       chunk: tokens whose logits a device holds at once; None: as many as LOGIT_BYTES hold.
       function: of a token's logits and label, see ``per_token``; None: the cross-entropy.
     """
-    compute = model.compute
-    table = model.unembedding_table
-    gathered = compute.gathered(table)
-    settings = Settings(compute.accumulation_dtype, model.config.vocab_size, chunk, function)
+    compute, table = model.compute, model.unembedding_table[...]
+    gathered, of_table = compute.gathered(model.unembedding_table), spec_of(table)
+    x = compute.reshard(x.astype(compute.dtype), RESIDUAL)
+    labels, weights = (compute.reshard(a, TOKENS) for a in (labels, weights))
+    of_x, wide, vocab = spec_of(x), compute.accumulation_dtype, model.config.vocab_size
+    over_tokens, over_vocab, over_width = (
+        () if spec is None else tuple(sorted(mesh_axes(spec[part])))
+        for spec, part in ((of_x, slice(2)), (of_table, slice(1)), (of_table, slice(1, 2)))
+    )
 
-    def cast(table: Array) -> Array:
+    def product(subscripts: str, x: Array, w: Array) -> Array:
+        return multiply(subscripts, x, [w], wide, [None], [None])[0]
+
+    def local(gradients: bool, x: Array, table: Array, *rest: Array) -> tuple[Array, ...]:
+        """Returns the sum, the nats of each token, and if asked the gradients of x and table."""
+        labels, weights, z_loss = rest
+        count, (rows, width) = labels.size, table.shape
+        size = min(count, chunk or _chunk(count, rows))
+        parts = -(-count // size)
+        first = rows * jax.lax.axis_index(over_vocab) if over_vocab else 0
+        column = first + jnp.arange(rows)[None]
+
+        def cut(array: Array, *last: int) -> Array:
+            padding = [(0, parts * size - count)] + [(0, 0)] * len(last)
+            return jnp.pad(array.reshape(count, *last), padding).reshape(parts, size, *last)
+
+        def add(carry: tuple, part: tuple[Array, ...]) -> tuple[tuple, tuple]:
+            x, label, weight = part
+            total, dtable = carry
+            logits = product("nd,vd->nv", x, table).astype(jnp.float32)
+            logits = jnp.where(column < vocab, logits, jnp.finfo(jnp.float32).min)
+            highest = _over(jax.lax.pmax, jax.lax.stop_gradient(logits.max(-1)), over_vocab)
+            sums = _over(jax.lax.psum, jnp.exp(logits - highest[:, None]).sum(-1), over_vocab)
+            log_sum = highest + jnp.log(sums)
+            is_label = label[:, None] == column
+            chosen = _over(jax.lax.psum, jnp.where(is_label, logits, 0).sum(-1), over_vocab)
+            nats = losses = log_sum - chosen
+            if function is not None:
+                whole = logits
+                if over_vocab:
+                    whole = jax.lax.all_gather(logits, over_vocab, axis=1, tiled=True)
+                each = jax.vmap(function)
+                losses, pull = jax.vjp(lambda whole: each(whole[:, :vocab], label), whole)
+            total += (weight * (losses + z_loss * jnp.square(log_sum))).sum()
+            if not gradients:
+                return (total, None), (nats,)
+            chance = jnp.exp(logits - log_sum[:, None])
+            change = chance * (weight * 2 * z_loss * log_sum)[:, None]
+            if function is None:
+                change += chance * weight[:, None] - jnp.where(is_label, weight[:, None], 0)
+            else:
+                (of_whole,) = pull(weight.astype(losses.dtype))
+                change += jax.lax.dynamic_slice_in_dim(of_whole, first, rows, 1)
+            change = change.astype(x.dtype)
+            dx = _over(jax.lax.psum, product("nv,vd->nd", change, table), over_vocab)
+            return (total, dtable + product("nv,nd->vd", change, x)), (nats, dx)
+
+        dtable: Any = jnp.zeros((rows, width), wide) if gradients else None
+        carry = jnp.zeros(()), dtable
+        inputs = cut(x, width), cut(labels), cut(weights)
+        if parts > 1:
+            (total, dtable), by_token = jax.lax.scan(add, carry, inputs)
+        else:
+            (total, dtable), by_token = add(carry, tuple(array[0] for array in inputs))
+        nats, *dx = (a.reshape(parts * size, -1)[:count] for a in by_token)
+        sums = _over(jax.lax.psum, total, over_tokens), nats.reshape(labels.shape)
+        if not gradients:
+            return sums
+        scattered = tuple(axis for axis in over_tokens if axis in over_width)
+        rest_of = tuple(axis for axis in over_tokens if axis not in scattered)
+        dtable = _over(jax.lax.psum, dtable, rest_of)
+        if scattered:
+            dtable = jax.lax.psum_scatter(dtable, scattered, scatter_dimension=1, tiled=True)
+        return *sums, dx[0].reshape(x.shape).astype(x.dtype), dtable
+
+    def run(gradients: bool, x: Array, table: Array, *rest: Array) -> tuple[Array, ...]:
         table = table.astype(compute.dtype)
-        return table if gathered is None else jax.sharding.reshard(table, gathered)
-
-    def run(gradients: bool, *arrays: Array) -> tuple:
-        x, table, *rest = arrays
-        return _on_shards(settings, gradients, spec_of(table), x, cast(table), *rest)
+        if of_x is None:
+            return local(gradients, x, table, *rest)
+        specs = PartitionSpec(), PartitionSpec(*of_x[:2]), *((of_x, of_table) if gradients else ())
+        shards = jax.shard_map(
+            functools.partial(local, gradients), out_specs=specs, check_vma=False
+        )
+        return shards(x, jax.sharding.reshard(table, gathered), *rest)
 
     def forward(*arrays: Array) -> tuple:
         total, nats, dx, dtable = run(True, *arrays)
         return (total, nats), (dx, dtable)
 
     def backward(arrays: tuple, kept: tuple, given: tuple) -> tuple:
-        (x, table, *_), (dx, dtable) = arrays, kept
-        scaled = (dx * given[0]).astype(x.dtype), (dtable * given[0]).astype(table.dtype)
-        return *scaled, None, None, None
+        scaled = (slope * given[0] for slope in kept)
+        dx, dtable = (a.astype(like.dtype) for a, like in zip(scaled, arrays[:2], strict=True))
+        return dx, dtable, None, None, None
 
-    loss = with_gradient(lambda *arrays: run(False, *arrays)[:2], forward, backward)
-    x = compute.reshard(x.astype(compute.dtype), RESIDUAL)
-    labels, weights = (compute.reshard(a, TOKENS) for a in (labels, weights))
-    return loss(x, table[...], labels, weights, z_loss)
+    loss = with_gradient(functools.partial(run, False), forward, backward)
+    return loss(x, table, labels, weights, z_loss)
 
 
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """What a call has besides arrays.
-
-    Attributes:
-      wide: dtype of sums.
-      vocab: the true vocabulary.
-      chunk: tokens of a chunk, or None.
-      function: of one token, or None for the cross-entropy.
-    """
-
-    wide: str
-    vocab: int
-    chunk: int | None
-    function: TokenLoss | None
-
-    def losses(
-        self, logits: Float[Array, "N V"], labels: Int[Array, "N"]
-    ) -> tuple[Float[Array, "N"], Callable[[Array], Array]]:
-        """Returns the losses by the reader's function, and what makes their gradient by logits."""
-        assert self.function is not None
-        each = jax.vmap(self.function)
-        return jax.vjp(lambda own: each(own[:, : self.vocab], labels), logits)
-
-    def tokens(self, count: int, rows: int) -> int:
-        """Returns the tokens of a chunk, of so many in all and so many rows of the table."""
-        if self.chunk is not None:
-            return min(self.chunk, count)
-        most = max(TILE, LOGIT_BYTES // (4 * rows) // TILE * TILE)
-        parts = -(-count // most)
-        return min(count, -(-count // parts // TILE) * TILE)
+def _chunk(count: int, rows: int) -> int:
+    """Returns the tokens of a chunk, of so many in all and so many rows of the table."""
+    most = max(TILE, LOGIT_BYTES // (4 * rows) // TILE * TILE)
+    return -(-count // -(-count // most) // TILE) * TILE
 
 
-def _on_shards(
-    settings: Settings,
-    gradients: bool,
-    split: PartitionSpec | None,
-    x: Array,
-    table: Array,
-    *rest: Array,
-) -> tuple:
-    """Runs on each shard of tokens and vocabulary; the table's gradient is split as given."""
-    if jax.sharding.get_abstract_mesh().empty:
-        return _chunks(settings, gradients, _Mesh(), x, table, *rest)
-    of_x, of_table = jax.typeof(x).sharding.spec, jax.typeof(table).sharding.spec
-    assert split is not None
-    mesh = _Mesh(*(tuple(sorted(mesh_axes(p))) for p in (of_x[:2], of_table[:1], split[1:])))
-    local = functools.partial(_chunks, settings, gradients, mesh)
-    specs = (PartitionSpec(), PartitionSpec(*of_x[:2]), *((of_x, split) if gradients else ()))
-    return jax.shard_map(local, out_specs=specs, check_vma=False)(x, table, *rest)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Mesh:
-    """The mesh axes over which tokens, the vocabulary and the width of the table are split."""
-
-    tokens: tuple[str, ...] = ()
-    vocab: tuple[str, ...] = ()
-    width: tuple[str, ...] = ()
-
-
-def _chunks(
-    settings: Settings,
-    gradients: bool,
-    mesh: _Mesh,
-    x: Array,
-    table: Array,
-    labels: Array,
-    weights: Array,
-    z_loss: Array,
-) -> tuple[Array, ...]:
-    """Returns the sum, the nats of each token, and if asked the gradients of x and the table."""
-    shape, (rows, width) = labels.shape, table.shape
-    count, wide = labels.size, settings.wide
-    chunk = settings.tokens(count, rows)
-    parts = -(-count // chunk)
-
-    def cut(array: Array, *last: int) -> Array:
-        flat = array.reshape(count, *last)
-        padded = jnp.pad(flat, [(0, parts * chunk - count)] + [(0, 0)] * len(last))
-        return padded.reshape(parts, chunk, *last)
-
-    first = rows * jax.lax.axis_index(mesh.vocab) if mesh.vocab else 0
-    column = first + jnp.arange(rows)[None]
-
-    def product(subscripts: str, x: Array, w: Array) -> Array:
-        return multiply(subscripts, x, [w], wide, [None], [None])[0]
-
-    def add(carry: tuple, part: tuple[Array, Array, Array]) -> tuple[tuple, tuple]:
-        own, label, weight = part
-        total, dtable = carry
-        logits = product("nd,vd->nv", own, table).astype(jnp.float32)
-        logits = jnp.where(column < settings.vocab, logits, jnp.finfo(jnp.float32).min)
-        highest = _over(jax.lax.pmax, jax.lax.stop_gradient(logits.max(-1)), mesh.vocab)
-        sums = _over(jax.lax.psum, jnp.exp(logits - highest[:, None]).sum(-1), mesh.vocab)
-        log_sum = highest + jnp.log(sums)
-        is_label = label[:, None] == column
-        chosen = _over(jax.lax.psum, jnp.where(is_label, logits, 0).sum(-1), mesh.vocab)
-        nats = log_sum - chosen
-        losses = nats
-        if settings.function is not None:
-            whole = (
-                jax.lax.all_gather(logits, mesh.vocab, axis=1, tiled=True) if mesh.vocab else logits
-            )
-            losses, pull = settings.losses(whole, label)
-        total += (weight * (losses + z_loss * jnp.square(log_sum))).sum()
-        if not gradients:
-            return (total, None), (nats, None)
-        chance = jnp.exp(logits - log_sum[:, None])
-        change = chance * (weight * 2 * z_loss * log_sum)[:, None]
-        if settings.function is None:
-            change += chance * weight[:, None] - jnp.where(is_label, weight[:, None], 0)
-        else:
-            (of_whole,) = pull(weight.astype(losses.dtype))
-            change += jax.lax.dynamic_slice_in_dim(of_whole, first, rows, 1)
-        change = change.astype(own.dtype)
-        back = product("nv,vd->nd", change, table)
-        across = product("nv,nd->vd", change, own)
-        return (total, dtable + across), (nats, _over(jax.lax.psum, back, mesh.vocab))
-
-    start = (jnp.zeros(()), jnp.zeros((rows, width), wide) if gradients else None)
-    inputs = (cut(x, width), cut(labels), cut(weights))
-    (total, dtable), (nats, dx) = _each(add, start, inputs, parts)
-    total = _over(jax.lax.psum, total, mesh.tokens)
-    nats = nats.reshape(-1)[:count].reshape(shape)
-    if not gradients:
-        return total, nats
-    dx = dx.reshape(-1, width)[:count].reshape(x.shape).astype(x.dtype)
-    scattered = tuple(axis for axis in mesh.tokens if axis in mesh.width)
-    dtable = _over(jax.lax.psum, dtable, tuple(a for a in mesh.tokens if a not in scattered))
-    if scattered:
-        dtable = jax.lax.psum_scatter(dtable, scattered, scatter_dimension=1, tiled=True)
-    return total, nats, dx, dtable
-
-
-def _each(add: Any, start: tuple, inputs: tuple, parts: int) -> tuple[tuple, tuple]:
-    if parts > 1:
-        return jax.lax.scan(add, start, inputs)
-    carry, found = add(start, jax.tree.map(lambda array: array[0], inputs))
-    return carry, found
-
-
-def _over(combine: Any, x: Array, axes: tuple[str, ...]) -> Array:
+def _over(combine: Callable, x: Array, axes: tuple[str, ...]) -> Array:
     """Combines what the devices along some mesh axes have; without axes, returns it."""
     return combine(x, axes) if axes else x

@@ -151,7 +151,7 @@ def _muon(numbers: Numbers, declared: Declarations) -> optax.GradientTransformat
 
 def _custom(name: str) -> Scaling:
     """Returns a function of the user's own, checked when it is called."""
-    function = objects.named(name, "optim.name", NAMES)
+    function = objects.load(name, "optim.name", NAMES)
 
     def scaling(numbers: Numbers, declared: Declarations) -> Any:
         found = function(numbers, declared)

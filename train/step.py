@@ -117,7 +117,7 @@ def train_step(
         dropout,
         config.optim.accumulate,
         config.loss_chunk,
-        loss.named(config.loss),
+        loss.by_name(config.loss),
     )
     gradients, weights = named_arrays(slopes), named_arrays(state.model)
 

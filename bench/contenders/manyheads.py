@@ -94,7 +94,7 @@ class Attention:
         shape = (1, heads, length, width)
         like = jax.ShapeDtypeStruct(shape, precision)
         whole = masks.causal(length, None, compute)
-        self.backend = choice.named("auto", like, like, like, whole, Pattern(), compute)
+        self.backend = choice.select("auto", like, like, like, whole, Pattern(), compute)
         attend = choice.BACKENDS[self.backend]
 
         @jax.jit

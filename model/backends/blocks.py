@@ -45,7 +45,7 @@ class Blocks:
             return x
         return jax.lax.dynamic_slice_in_dim(x, i * self.size, self.size, axis)
 
-    def add(self, x: Array, i: Array, part: Array, axis: int) -> Array:
+    def add(self, i: Array, x: Array, part: Array, axis: int) -> Array:
         """Adds to block i of an axis."""
         if self.count == 1:
             return x + part
@@ -108,9 +108,9 @@ def _positions(
     mask: Mask, queries: Blocks, keys: Blocks
 ) -> tuple[Int[Array, "q 1"], Int[Array, "q 1"], Int[Array, "c s size"]]:
     """Returns the first and last position in each block of queries, and all of the keys."""
-    own = mask.query_position.reshape(-1, queries.count, queries.size)
-    others = mask.key_position.reshape(-1, keys.count, keys.size)
-    return own.min((0, 2))[:, None], own.max((0, 2))[:, None], others
+    of_queries = mask.query_position.reshape(-1, queries.count, queries.size)
+    of_keys = mask.key_position.reshape(-1, keys.count, keys.size)
+    return of_queries.min((0, 2))[:, None], of_queries.max((0, 2))[:, None], of_keys
 
 
 def order(seen: Bool[Array, "a b"], whole: Bool[Array, "a b"]) -> Int[Array, "4 a"]:

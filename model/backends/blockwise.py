@@ -13,7 +13,7 @@ keeps matrix products, the backward pass runs the forward one again.
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -126,7 +126,7 @@ def _backward(
 
         def add(i: Array, carry: tuple, whole: bool) -> tuple:
             dq, dqueries, dheads, dk, dv, dkeys = carry
-            queries, given = (cut.queries.block(x, i, 3) for x in (cut.q, dout))
+            queries, slopes = (cut.queries.block(x, i, 3) for x in (cut.q, dout))
             # Transposed, [B G S r T], for keys and values need sums over queries, and a CPU is
             # slow to sum over the first axis of what it multiplies.
             raw = cut.einsum("bgsk,bgrtk->bgsrt", keys, queries)
@@ -134,26 +134,27 @@ def _backward(
             weight = jnp.exp(scores - cut.queries.block(log_sum, i, 3)[:, :, None])
             if not whole:
                 weight = jnp.where(_transposed(cut.seen(i, j)), weight, 0)
-            by_value = cut.rows_by_value(given)
+            by_value = cut.rows_by_value(slopes)
             flat = cut.columns_by_value(weight)
             dv += cut.einsum("bgsrt,bgrtw->bgsw", flat, by_value)
             change = cut.einsum("bgsw,bgrtw->bgsrt", values, by_value)
             change = cut.columns_by_key(change, weight.shape)
             change = weight * (change - cut.queries.block(mean, i, 3)[:, :, None])
-            change, own = pull(change)
+            change, of_pattern = pull(change)
             change = change.astype(compute.dtype)
             dk += cut.einsum("bgsrt,bgrtk->bgsk", change, queries)
             # The queries' too, so that the small keys are turned and not the block.
             share = cut.einsum("bgks,bgsrt->bgkrt", turned_keys, change)
-            dq = cut.queries.add(dq, i, share, axis=4)
-            for name, x in own.query.items():
-                dqueries = {**dqueries, name: cut.queries.add(dqueries[name], i, x, 2)}
-            dheads, dkeys = _plus(dheads, own.head), _plus(dkeys, own.key)
+            dq = cut.queries.add(i, dq, share, axis=4)
+            if of_pattern is not None:
+                at_block = functools.partial(cut.queries.add, i, axis=2)
+                dqueries = _plus(dqueries, of_pattern.query, at_block)
+                dheads, dkeys = _plus(dheads, of_pattern.head), _plus(dkeys, of_pattern.key)
             return dq, dqueries, dheads, dk, dv, dkeys
 
         zeros = [jnp.zeros(x.shape, wide) for x in (keys, values)]
-        own = {n: jnp.zeros_like(cut.keys.block(x, j, 2)) for n, x in cut.pattern.key.items()}
-        *carry, dk, dv, dkeys = go(ends, j, add, (*carry, *zeros, own), cut.queries.count)
+        dkeys = {n: jnp.zeros_like(cut.keys.block(x, j, 2)) for n, x in cut.pattern.key.items()}
+        *carry, dk, dv, dkeys = go(ends, j, add, (*carry, *zeros, dkeys), cut.queries.count)
         return tuple(carry), (dk.astype(k.dtype), dv.astype(v.dtype), dkeys)
 
     dq = jnp.zeros(jnp.moveaxis(cut.q, -1, 2).shape, wide)
@@ -183,8 +184,12 @@ def _where(seen: Array | None, x: Array, other: float | int) -> Array:
     return x if seen is None else jnp.where(seen, x, other)
 
 
-def _plus(x: dict[str, Array], more: dict[str, Array]) -> dict[str, Array]:
-    return {**x, **{name: x[name] + added for name, added in more.items()}}
+def _plus(
+    sums: dict[str, Array], more: dict[str, Array], add: Callable[..., Array] = jnp.add
+) -> dict[str, Array]:
+    """Adds gradients by name; integers have none."""
+    moved = {n: add(sums[n], x) for n, x in more.items() if x.dtype != jax.dtypes.float0}
+    return {**sums, **moved}
 
 
 class _Cut:
@@ -253,32 +258,20 @@ class _Cut:
 
     def differentiated(
         self, logits: Float[Array, "B G S r T"], i: Array, j: Array
-    ) -> tuple[Array, Callable[[Array], tuple[Array, Pattern]]]:
+    ) -> tuple[Array, Callable[[Array], tuple[Array, Pattern | None]]]:
         """Returns the scores, and what makes gradients of logits and pattern of theirs."""
         pattern, mask = self._pattern(i, j), self._mask(i, j)
         if pattern.score is None and pattern.cap is None:
-            return logits, lambda change: (change, Pattern())
+            return logits, lambda change: (change, None)
 
-        def scores(logits: Array, floats: dict[str, dict[str, Array]]) -> Array:
-            whole = {side: {**getattr(pattern, side), **own} for side, own in floats.items()}
-            own = dataclasses.replace(pattern, **cast(Any, whole))
+        def scores(logits: Array, pattern: Pattern) -> Array:
             if pattern.score is None:
-                return own.scores(logits, mask)
+                return pattern.scores(logits, mask)
             turned = jnp.moveaxis(logits, 2, -1)
             merged = turned.reshape(turned.shape[0], self.heads, *turned.shape[3:])
-            return _transposed(own.scores(merged, mask).reshape(turned.shape))
+            return _transposed(pattern.scores(merged, mask).reshape(turned.shape))
 
-        floats = {
-            side: {n: x for n, x in getattr(pattern, side).items() if _moves(x)}
-            for side in ("query", "key", "head")
-        }
-        found, pull = jax.vjp(scores, logits, floats)
-
-        def gradients(change: Array) -> tuple[Array, Pattern]:
-            dlogits, own = pull(change)
-            return dlogits, Pattern(**own)
-
-        return found, gradients
+        return jax.vjp(scores, logits, pattern)
 
     def seen(self, i: Array, j: Array) -> Bool[Array, "b g r T S"]:
         """Returns where the queries of block i see the keys of block j; b, g and r may be 1."""
@@ -289,9 +282,10 @@ class _Cut:
 
     def seen_and_whole(self) -> tuple[Bool[Array, "q s"], Bool[Array, "q s"]]:
         """Returns the pairs of blocks that see each other at all, and wholly."""
-        given = (self.mask, self.queries, self.keys)
-        whole = whole_blocks(*given)
-        return seen_blocks(*given), whole & (self.pattern.visible is None)
+        whole = whole_blocks(self.mask, self.queries, self.keys)
+        return seen_blocks(self.mask, self.queries, self.keys), whole & (
+            self.pattern.visible is None
+        )
 
     def _mask(self, i: Array, j: Array) -> Mask:
         return mapped(
@@ -306,7 +300,3 @@ class _Cut:
             query={n: self.queries.block(x, i, 2) for n, x in self.pattern.query.items()},
             key={n: self.keys.block(x, j, 2) for n, x in self.pattern.key.items()},
         )
-
-
-def _moves(x: Array) -> bool:
-    return jnp.issubdtype(x.dtype, jnp.inexact)

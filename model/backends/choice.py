@@ -49,7 +49,7 @@ def check(name: str) -> None:
         )
 
 
-def named(
+def select(
     name: str,
     q: Shaped,
     k: Shaped,
@@ -73,10 +73,10 @@ def named(
     Raises:
       UserError: the backend refuses them.
     """
-    given = (q, k, v, mask, pattern, compute)
-    reason = REFUSALS[name](*given) if name in REFUSALS else None
+    arguments = (q, k, v, mask, pattern, compute)
+    reason = REFUSALS[name](*arguments) if name in REFUSALS else None
     if name == "auto" or (reason and mask.slot is not None):
-        return _automatic(*given)
+        return _automatic(*arguments)
     if reason:
         raise UserError(
             f"model.attention_backend = {name!r} cannot be used: {reason} ('auto' takes another)."
@@ -107,7 +107,7 @@ def attend(
     pattern: Pattern,
     compute: Compute,
 ) -> Float[Array, "B H T R"]:
-    """Returns what each head reads; arguments as of ``named``.
+    """Returns what each head reads; arguments as of ``select``.
 
     Raises:
       UserError: the backend refuses them.
@@ -116,11 +116,11 @@ def attend(
         # What is read once is read in the type that it is held in.
         compute = dataclasses.replace(compute, dtype=k.dtype.name)
     q, k, v = (x.astype(compute.dtype) for x in (q, k, v))
-    given = (q, k, v, mask, pattern.numbered(q.shape[1]), compute)
-    taken = named(name, *given)
+    arguments = (q, k, v, mask, pattern.numbered(q.shape[1]), compute)
+    taken = select(name, *arguments)
     for names in _records:
         names.append(taken)
-    return BACKENDS[taken](*given)
+    return BACKENDS[taken](*arguments)
 
 
 _records: list[list[str]] = []
@@ -128,7 +128,7 @@ _records: list[list[str]] = []
 
 @contextlib.contextmanager
 def recorded() -> Iterator[list[str]]:
-    """Yields a list that is given the name of each backend that is called, while it lasts."""
+    """Yields a list that is arguments the name of each backend that is called, while it lasts."""
     names: list[str] = []
     _records.append(names)
     try:

@@ -111,7 +111,7 @@ def test_unknown_variants_are_named(name, sentence):
 def taken(name, queries, keys):
     q, k = (jax.ShapeDtypeStruct((2, 4, n, 8), jnp.float32) for n in (queries, keys))
     mask = masks.causal(keys, None, COMPUTE)
-    return choice.named(name, q, k, k, mask, Pattern(), COMPUTE)
+    return choice.select(name, q, k, k, mask, Pattern(), COMPUTE)
 
 
 def test_an_unknown_backend_is_named():

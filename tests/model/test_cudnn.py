@@ -56,9 +56,9 @@ def test_value_and_gradients_are_cudnns_kernels(on_gpu, window):
 
 
 def test_auto_takes_it_for_long_sequences(on_gpu):
-    assert choice.named("auto", *given()) == "cudnn"
-    assert choice.named("auto", *given(length=100)) == "dense"
-    assert choice.named("auto", *given()[:5], COMPUTE) == "blockwise"
+    assert choice.select("auto", *given()) == "cudnn"
+    assert choice.select("auto", *given(length=100)) == "dense"
+    assert choice.select("auto", *given()[:5], COMPUTE) == "blockwise"
 
 
 def test_what_it_cannot_compute_is_refused(on_gpu, monkeypatch):
@@ -66,12 +66,12 @@ def test_what_it_cannot_compute_is_refused(on_gpu, monkeypatch):
 
     def refused(*given):
         with pytest.raises(UserError, match="model.attention_backend = 'cudnn' ") as error:
-            choice.named("cudnn", *given)
+            choice.select("cudnn", *given)
         with pytest.raises(ValueError, match="cudnn cannot"):
             cudnn.attend(*(jnp.zeros(x.shape, x.dtype) for x in given[:3]), *given[3:])
         return str(error.value)
 
-    assert choice.named("cudnn", *given()) == "cudnn"
+    assert choice.select("cudnn", *given()) == "cudnn"
     assert "model.dtype = 'bfloat16'" in refused(q, k, v, mask, pattern, COMPUTE)
     assert "model.logit_cap" in refused(q, k, v, mask, Pattern(cap=30.0), compute)
     narrow = jax.ShapeDtypeStruct((*v.shape[:3], 32), v.dtype)

@@ -53,13 +53,13 @@ def test_what_it_cannot_compute_is_refused(interpreted, monkeypatch):
 
     def refused(*given):
         with pytest.raises(UserError, match="model.attention_backend = 'splash' .*") as error:
-            choice.named("splash", *given)
+            choice.select("splash", *given)
         with pytest.raises(ValueError, match="splash cannot"):
             splash.attend(*given)
         return str(error.value)
 
     given = (q, k, v, mask, Pattern(), COMPUTE)
-    assert choice.named("splash", *given) == "splash"
+    assert choice.select("splash", *given) == "splash"
     cached = Mask(mask.query_position, mask.key_position)
     assert "not a cache" in refused(q, k, v, cached, Pattern(), COMPUTE)
     assert "value_map" in refused(q, k, v[:, :1], mask, Pattern(), COMPUTE)
@@ -75,7 +75,7 @@ def test_tokens_that_read_a_cache_take_another():
     """A model that was trained with it decodes."""
     (q, k, v, _), mask, _ = drawn()
     cached = Mask(mask.query_position, mask.key_position, slot=jnp.int32(0))
-    assert choice.named("splash", q[:, :, :1], k, v, cached, Pattern(), COMPUTE) == "dense"
+    assert choice.select("splash", q[:, :, :1], k, v, cached, Pattern(), COMPUTE) == "dense"
 
 
 @pytest.mark.extras

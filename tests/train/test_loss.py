@@ -120,7 +120,7 @@ def test_the_logits_of_all_tokens_are_never_in_memory(gradients):
 def test_a_loss_of_ones_own_for_each_token(sizes):
     """Whole logits of the true vocabulary, in any chunks, on any mesh; by SciPy."""
     model, _, labels, weights = drawn()
-    smooth = loss.named("tests.train.own_losses:smoothed")
+    smooth = loss.by_name("tests.train.own_losses:smoothed")
 
     def plain_smooth(model, batch):
         x = model.last_residual(batch.tokens)
@@ -149,16 +149,14 @@ def test_a_loss_of_ones_own_for_each_token(sizes):
 
 
 def test_chunks_are_whole_tiles():
-    settings = loss.Settings("float32", 50257, None, None)
-    assert settings.tokens(1024, 50304) == 256
-    assert settings.tokens(1000, 50304) == 256
-    assert settings.tokens(100, 128) == 100
-    assert settings.tokens(10_000, 2**30) == 128
-    assert loss.Settings("float32", 11, 7, None).tokens(100, 128) == 7
+    assert loss._chunk(1024, 50304) == 256
+    assert loss._chunk(1000, 50304) == 256
+    assert loss._chunk(100, 128) == 128
+    assert loss._chunk(10_000, 2**30) == 128
 
 
 def test_a_loss_that_is_none_is_refused():
     with pytest.raises(UserError, match="loss = 'cross_entropi' .*mean 'cross_entropy'"):
-        loss.named("cross_entropi")
+        loss.by_name("cross_entropi")
     with pytest.raises(UserError, match="loss = 'no.such:thing' cannot be imported"):
-        loss.named("no.such:thing")
+        loss.by_name("no.such:thing")
