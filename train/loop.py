@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import math
 import time
 from pathlib import Path
@@ -184,10 +185,7 @@ def _first_state(
     console: Console,
 ) -> TrainState:
     """The run's own newest step, else given parameters, else a fresh start."""
-
-    def fresh(key: jax.Array) -> TrainState:
-        return init_state(model_config, optimizer, key)
-
+    fresh = functools.partial(init_state, model_config, optimizer)
     abstract = jax.eval_shape(fresh, jax.random.key(config.seed))
     state = checkpoints.restore(abstract, mesh)
     for step in damaged_steps(checkpoints.workdir):
@@ -202,10 +200,8 @@ def _first_state(
         return jax.jit(fresh, compiler_options=options)(jax.random.key(config.seed))
     model = start_from(source, abstract.model, sources.tokenizer, mesh)
     console.print(f"parameters from {source}", highlight=False)
-    begin = jax.jit(
-        lambda model: state_of(optimizer, model), donate_argnums=0, compiler_options=options
-    )
-    return begin(model)
+    begin = functools.partial(state_of, optimizer)
+    return jax.jit(begin, donate_argnums=0, compiler_options=options)(model)
 
 
 def _evaluation(workdir: Path, step: int) -> dict[str, float]:
