@@ -4,7 +4,7 @@
 #   make test     the tests that are not slow, two at a time
 #   make slow     the slow tests, which guard promises
 #   make extras   the tests that need PyTorch, transformers or the TPU's compiler; installs them
-#   make bench    this project against its peers, by turns; installs them (PyTorch is large)
+#   make bench    this project and its peers, interleaved; installs them (PyTorch is large)
 #   make lint     formatting, lint, types, floors
 #   make lock     writes requirements.lock anew: the newest versions that Python 3.11 can have
 #   make newest   the tests with the newest versions, on PYTHON, in .venv-newest

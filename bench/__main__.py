@@ -1,4 +1,4 @@
-"""``python -m bench``: this project against its peers, by turns, as ratios with their spread."""
+"""``python -m bench``: this project and its peers, interleaved, as ratios with their spread."""
 
 import importlib.util
 import os
@@ -58,7 +58,8 @@ def main() -> None:
     rows = [row for name in values.only for row in run[name]()]
     machine = f"{platform.machine()}, {os.cpu_count()} cores"
     table = render(rows)
-    table.caption = f"{date.today()}, {machine}; {rounds} rounds by turns, medians (lowest-highest)"
+    interleaved = f"{rounds} interleaved rounds, medians (lowest-highest)"
+    table.caption = f"{date.today()}, {machine}; {interleaved}"
     Console(highlight=False, width=None if console.is_terminal else 120).print(table)
     if values.json:
         write_json(values.json, dict(date=str(date.today()), machine=machine, rows=rows))

@@ -1,6 +1,6 @@
 """Does compiling take longer with depth? The gradient of the loss at 4 and at 96 scanned layers.
 
-``python -m bench.compile_time`` compiles both by turns and prints seconds and their ratio.
+``python -m bench.compile_time`` compiles both interleaved and prints seconds and their ratio.
 """
 
 import statistics

@@ -1,4 +1,4 @@
-"""Interleaved rounds: contenders run by turns, each in a process of its own."""
+"""Interleaved rounds: each contender runs once a round, in a process of its own."""
 
 import json
 import statistics
@@ -18,7 +18,7 @@ KEPT = ("peak_bytes", "libraries_bytes", "loss", "backend")
 
 
 class Contender:
-    """A contender in a process that waits between its turns."""
+    """A contender in a process that waits between its runs."""
 
     def __init__(self, name: str, **settings: object):
         """Starts it.

@@ -6,6 +6,8 @@ from typing import no_type_check
 import jax
 from jaxtyping import Array, Float
 
+from configs.errors import UserError
+
 
 @no_type_check  # as a pytree it also holds shapes and shardings
 @jax.tree_util.register_dataclass
@@ -28,7 +30,9 @@ class Heads:
     by_key: dict[str, Float[Array, "B h S ..."]] = dataclasses.field(default_factory=dict)
 
     def with_keys(self, **arrays: Float[Array, "B h S ..."]) -> "Heads":
-        """Returns the same with more arrays that each key has."""
+        """Returns the same with more arrays that each key has, named but "key" and "value"."""
+        for name in {"key", "value"} & {*arrays}:
+            raise UserError(f"with_keys: {name!r} is taken, by the keys and values; name it else.")
         return dataclasses.replace(self, by_key={**self.by_key, **arrays})
 
     def with_queries(self, **arrays: Float[Array, "B h T ..."]) -> "Heads":

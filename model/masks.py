@@ -5,8 +5,10 @@ from typing import no_type_check
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
+from model.axes import spec_of
 from model.compute import Compute
 
 # A position behind every query: of a key that none may see.
@@ -62,6 +64,8 @@ class Mask:
         Args:
           x: of each key, for each head or for all (h = 1); summed in its type.
         """
+        if (spec := spec_of(x)) is not None:
+            x = jax.sharding.reshard(x, PartitionSpec(*spec[:2], None))
         taken = self.key_position[:, None] != NEVER
         at_keys = jnp.cumsum(jnp.where(taken, x, 0), axis=-1)
         if self.slot is None:

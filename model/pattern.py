@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from configs.errors import UserError
 from model.axes import Axes
 from model.compute import Compute
 from model.masks import Mask
@@ -42,15 +43,51 @@ class Pattern:
     head: dict[str, Float[Array, "H ..."]] = dataclasses.field(default_factory=dict)
     sink: Float[Array, "H"] | None = None
 
-    @property
-    def hooked(self) -> bool:
-        """Whether a function of the variant's own changes logits or hides keys."""
-        return self.score is not None or self.visible is not None
+    def checked(self, rows: int, heads: int, queries: int, keys: int) -> "Pattern":
+        """Returns the pattern with ``head.index``, if there is a hook to read it.
 
-    def numbered(self, heads: int) -> "Pattern":
-        """Returns the pattern with ``head.index``, if there is a hook to read it."""
-        if not self.hooked:
+        Args: rows, heads, queries and keys of the call.
+
+        Raises:
+          UserError: an array has another shape or a taken name, or a hook is no function of one
+            query, key and head.
+        """
+        for side, arrays, shape in (
+            ("query", self.query, (rows, heads, queries)),
+            ("key", self.key, (rows, heads, keys)),
+            ("head", self.head, (heads,)),
+            ("sink", {} if self.sink is None else {"": self.sink}, (heads,)),
+        ):
+            for name, x in arrays.items():
+                # Rows and heads may agree.
+                ones = [1, 1, shape[-1]] if len(shape) == 3 else shape
+                sizes = zip(x.shape, shape, ones, strict=False)
+                begins = [n in (size, one) for n, size, one in sizes]
+                if name in ("position", "index") or len(begins) < len(shape) or not all(begins):
+                    raise UserError(
+                        f"Pattern.{side} of model.attention has an array {name} {x.shape}; its "
+                        f"shape must begin with {shape}, and its name not be position or index."
+                    )
+        if self.score is None and self.visible is None:
             return self
+        for hook, (function, *logit) in self._hooks().items():
+            try:
+                program = jax.make_jaxpr(_by_arrays(function))(*logit, *self._example())
+            except (AttributeError, TypeError) as error:
+                raise UserError(
+                    f"Pattern.{hook} of model.attention fails ({error}); write it for one query, "
+                    "key and head, with attributes of the names that Pattern has arrays for."
+                ) from error
+            if any(isinstance(x, jax.core.Tracer) for x in program.consts):
+                raise UserError(
+                    f"Pattern.{hook} of model.attention reads an array that it was not given; "
+                    "pass it as Pattern(head=...), or query= or key=."
+                )
+            if [x.shape for x in program.out_avals] != [()]:
+                raise UserError(
+                    f"Pattern.{hook} of model.attention returns {program.out_avals}; return one "
+                    "number for one query, key and head."
+                )
         return dataclasses.replace(self, head={"index": jnp.arange(heads), **self.head})
 
     def scores(self, logits: Float[Array, "B H T S"], mask: Mask) -> Float[Array, "B H T S"]:
@@ -83,21 +120,33 @@ class Pattern:
 
     def operations(self) -> float:
         """Returns how many floating-point operations the hooks are for one query, key and head."""
-        number, position = (jax.ShapeDtypeStruct((), d) for d in (jnp.float32, jnp.int32))
+        count = 0.0
+        for function, *logit in self._hooks().values():
+            lowered = jax.jit(_by_arrays(function)).lower(*logit, *self._example())
+            cost: Any = lowered.cost_analysis()
+            count += cost.get("flops", 0.0) + cost.get("transcendentals", 0.0)
+        return count
 
-        def one(arrays: dict[str, Array], leading: int) -> dict[str, jax.ShapeDtypeStruct]:
+    def _hooks(self) -> dict[str, list[Any]]:
+        """The hooks that there are, each with the example of a logit that it takes."""
+        logit = jax.ShapeDtypeStruct((), jnp.float32)
+        every: dict[str, list[Any]] = {
+            "score": [self.score, logit],
+            "visible": [self.visible],
+        }
+        return {name: hook for name, hook in every.items() if hook[0] is not None}
+
+    def _example(self) -> list[dict[str, jax.ShapeDtypeStruct]]:
+        """What one query, one key and one head have."""
+
+        def one(number: str, arrays: dict[str, Array], leading: int) -> dict[str, Any]:
             shapes = {
                 n: jax.ShapeDtypeStruct(x.shape[leading:], x.dtype) for n, x in arrays.items()
             }
-            return {"position": position, "index": position, **shapes}
+            return {number: jax.ShapeDtypeStruct((), jnp.int32), **shapes}
 
-        attributes = one(self.query, 3), one(self.key, 3), one(self.head, 1)
-        count = 0.0
-        for function, logit in ((self.score, [number]), (self.visible, [])):
-            if function is not None:
-                cost: Any = jax.jit(_by_arrays(function)).lower(*logit, *attributes).cost_analysis()
-                count += cost.get("flops", 0.0) + cost.get("transcendentals", 0.0)
-        return count
+        sides = ("position", self.query, 3), ("position", self.key, 3), ("index", self.head, 1)
+        return [one(*side) for side in sides]
 
     def resharded(self, compute: Compute) -> "Pattern":
         """Returns the pattern with its arrays split as queries, whole keys and heads are."""

@@ -1,4 +1,4 @@
-"""What every test runs under: eight CPU devices, strict shapes, checked annotations.
+"""What every test runs under: eight forced host devices, strict shapes, checked annotations.
 
 ``MANYHEADS_TYPECHECK=0`` switches the run-time check of annotations off, and
 ``MANYHEADS_TEST_CACHE=0`` the cache of compiled functions (``.cache/jax``). With

@@ -5,6 +5,7 @@ the same pass the gradients of what they were made from. No product is computed 
 """
 
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,7 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from configs import objects
+from configs.errors import UserError
 from model.axes import RESIDUAL, TOKENS, mesh_axes, spec_of
 from model.gradients import with_gradient
 from model.products import multiply
@@ -64,12 +66,21 @@ cross_entropy = per_token(None)
 def by_name(name: str) -> Loss:
     """Returns the loss of a config: "cross_entropy", or "module:function" for the reader's own.
 
+    That is a ``Loss``, or a ``TokenLoss`` of a logits vector and a label.
+
     Raises:
-      UserError: there is no such function.
+      UserError: there is no such function, or it takes other arguments.
     """
-    return (
-        cross_entropy if name == "cross_entropy" else objects.load(name, "loss", ["cross_entropy"])
-    )
+    if name == "cross_entropy":
+        return cross_entropy
+    function = objects.load(name, "loss", ["cross_entropy"])
+    count = len(inspect.signature(function).parameters)
+    if count not in (2, 6):
+        raise UserError(
+            f"loss = {name!r} takes {count} arguments; write it of (logits, label) of one token, "
+            "or of (model, batch, weights, z_loss, key, chunk)."
+        )
+    return per_token(function) if count == 2 else function
 
 
 def summed_loss(
@@ -137,6 +148,10 @@ def summed_loss(
                 if over_vocab:
                     whole = jax.lax.all_gather(logits, over_vocab, axis=1, tiled=True)
                 each = jax.vmap(function)
+                if (shape := jax.eval_shape(each, whole[:, :vocab], label).shape) != label.shape:
+                    raise UserError(
+                        f"loss gives an array {shape[1:]} for one token; return one number."
+                    )
                 losses, pull = jax.vjp(lambda whole: each(whole[:, :vocab], label), whole)
             total += (weight * (losses + z_loss * jnp.square(log_sum))).sum()
             if not gradients:

@@ -147,7 +147,7 @@ class Decoding:
 
 
 class Loading:
-    """The rows of a shape, cut from the King James text by characters, placed on the device."""
+    """The rows of a shape, cut from the King James text by characters, on the device."""
 
     def __init__(self, shape: str):
         """Args: name of the shape."""

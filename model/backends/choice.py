@@ -116,7 +116,8 @@ def attend(
         # What is read once is read in the type that it is held in.
         compute = dataclasses.replace(compute, dtype=k.dtype.name)
     q, k, v = (x.astype(compute.dtype) for x in (q, k, v))
-    arguments = (q, k, v, mask, pattern.numbered(q.shape[1]), compute)
+    (rows, heads, queries, _), keys = q.shape, k.shape[2]
+    arguments = (q, k, v, mask, pattern.checked(rows, heads, queries, keys), compute)
     taken = select(name, *arguments)
     for names in _records:
         names.append(taken)

@@ -20,7 +20,7 @@ def not_whole(mask: Mask, pattern: Pattern, compute: Compute) -> str | None:
         return "it needs whole sequences on each device; set mesh.context = 1"
     if not mask.in_order:
         return "it reads whole sequences, and not a cache"
-    if pattern.hooked:
+    if pattern.score is not None or pattern.visible is not None:
         return "it computes no hooks of a variant's pattern; set 'blockwise'"
     return None
 

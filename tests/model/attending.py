@@ -90,7 +90,7 @@ def drawn(
             head=dict(heat=floats(HEADS), slope=floats(HEADS), table=floats(HEADS, 3)),
         )
     sinks = jnp.asarray(rng.standard_normal(HEADS), jnp.float32) if sink else None
-    pattern = Pattern(cap=cap, sink=sinks, **hooks).numbered(HEADS)
+    pattern = Pattern(cap=cap, sink=sinks, **hooks).checked(BATCH, HEADS, length, length)
     return arrays, causal(length, documents, COMPUTE).within(window), pattern
 
 
@@ -125,8 +125,8 @@ def check_near(found, expected):
 
 
 def check_on_a_mesh(attend, kind, sizes):
-    """Compares with the dense backend on one device, with arrays split as sizes say."""
-    # Thirteen tokens do not split over the context; twelve do.
+    """Compares with the dense backend on one device, with arrays sharded as sizes say."""
+    # Thirteen tokens cannot be sharded over the context; twelve can.
     arrays, mask, pattern = drawn(**KINDS[kind], length=12)
     expected = both(dense.attend, *arrays, mask, pattern)
     with jax.set_mesh(small.mesh(sizes)):

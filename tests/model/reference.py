@@ -64,7 +64,7 @@ def head_update(
     window: int | None,
     h: int,
 ) -> np.ndarray:
-    """What head h wrote at each place of one normed sequence [T, D], before ``update_bias``."""
+    """What head h wrote at each position of one normed sequence [T, D], before ``update_bias``."""
     g = h // (config.num_heads // config.num_kv_heads)
     query = x @ w["query"][:, h] + (w["query_bias"][h] if config.biases else 0.0)
     key = x @ w["key"][:, g] + (w["key_bias"][g] if config.biases else 0.0)

@@ -80,7 +80,7 @@ def test_a_spec_names_the_mesh_axes_of_each_dimension():
     rules = ShardingRules()
     assert rules.spec(("batch", "length", None)) is None
     with jax.set_mesh(small.mesh(dict(data=2, fsdp=2, heads=2))):
-        # A mesh axis of one device splits nothing.
+        # A mesh axis of one device shards nothing.
         assert rules.spec(("batch", "length", None)) == P(("data", "fsdp"), None, None)
         assert rules.spec(("embed", "heads", "head_dim")) == P(("fsdp",), ("heads",), None)
         # What does not divide is whole.
@@ -88,7 +88,7 @@ def test_a_spec_names_the_mesh_axes_of_each_dimension():
         assert rules.spec(("batch", "kv_heads"), (8, 2)) == P(("data", "fsdp"), ("heads",))
 
 
-def test_other_rules_place_parameters_elsewhere():
+def test_other_rules_shard_parameters_otherwise():
     rules = ShardingRules(embed=(), mlp=("fsdp", "heads"))
     with jax.set_mesh(small.mesh(dict(fsdp=2, heads=4))):
         assert rules.spec(("embed", "mlp")) == P(None, ("fsdp", "heads"))
@@ -115,8 +115,8 @@ with jax.set_mesh(mesh):
 
 
 def test_a_host_is_split_into_devices_before_jax_begins():
-    pretended = ("XLA_FLAGS", "NPROC", "JAX_NUM_CPU_DEVICES")
-    env = {name: value for name, value in os.environ.items() if name not in pretended}
+    forced = ("XLA_FLAGS", "NPROC", "JAX_NUM_CPU_DEVICES")
+    env = {name: value for name, value in os.environ.items() if name not in forced}
     run = subprocess.run(
         [sys.executable, "-c", SPLITTING],
         env=env,

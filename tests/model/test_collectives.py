@@ -1,4 +1,4 @@
-"""What devices say to each other, read in programs compiled for TPUs that are not here."""
+"""The collectives of a layer, read in programs compiled for TPUs that are not here."""
 
 import json
 

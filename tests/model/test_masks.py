@@ -71,7 +71,7 @@ def test_a_token_changes_no_logit_before_it(seed, place, token):
 @settings(max_examples=15, deadline=None, derandomize=True)
 @given(**change)
 def test_a_token_out_of_the_window_changes_nothing(seed, place, token):
-    """One layer of attention: what is 3 places or more behind is not seen."""
+    """One layer of attention: what is 3 positions or more behind is not seen."""
     model = network(num_layers=1, mlp="none", window=(3,))
     before, after = after_change(model, seed, place, token)
     differs = (before != after).any(-1)

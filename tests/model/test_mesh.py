@@ -52,7 +52,7 @@ def batch(name):
 
 
 def place(name):
-    """Returns random parameters, placed on the mesh that is set."""
+    """Returns random parameters, sharded on the mesh that is set."""
     return jax.tree.map(
         lambda value, like: jax.device_put(value, like.sharding.spec),
         small.drawn(CONFIGS[name]),
@@ -61,7 +61,7 @@ def place(name):
 
 
 def split(x):
-    """Returns an input [B, T] placed on the mesh that is set."""
+    """Returns an input [B, T], sharded on the mesh that is set."""
     return jax.device_put(x, ShardingRules().spec(("batch", "length"), x.shape))
 
 
@@ -116,7 +116,7 @@ def test_gradients_do_not_depend_on_the_mesh(name, mesh):
     "sizes", [dict(fsdp=8), dict(heads=4, fsdp=2), dict(heads=2, context=2)], ids=str
 )
 def test_gradients_in_bfloat16_are_as_near_to_the_truth_as_on_one_device(sizes):
-    """One token takes all places: what would be summed in bfloat16 would lose most of it."""
+    """One token takes all positions: what would be summed in bfloat16 would lose most of it."""
     exact = small.changed(CONFIGS["plain"], embed_dim=32)
     narrow = small.changed(exact, dtype="bfloat16")
     tokens = np.full((8, 256), 3, np.int32)
@@ -200,7 +200,7 @@ def test_decoding_on_a_mesh_equals_the_forward_pass(name):
 
 
 class Forgetful(Multihead):
-    """Sums over heads without saying where the sum shall live."""
+    """Sums over heads without saying how the sum is sharded."""
 
     def write(self, x, mixed):
         gathered = self.compute.reshard(self.value_up[...], ("heads", None, None))

@@ -4,14 +4,19 @@ import dataclasses
 import math
 from types import SimpleNamespace
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from model.backends import dense
+from configs.errors import UserError
+from model.axes import QUERIES
+from model.backends import choice, dense
+from model.heads import Heads
 from model.masks import NEVER, Mask, causal
 from model.pattern import Pattern
-from tests.model.attending import BATCH, COMPUTE, HEADS, KINDS, both, drawn
+from tests.model import small
+from tests.model.attending import BATCH, COMPUTE, HEADS, KINDS, LENGTH, both, drawn
 
 
 def by_hand(q, k, v, mask, pattern):
@@ -94,7 +99,9 @@ def test_gradients_of_a_hooks_arrays_are_differences_of_values():
 
 def test_a_query_that_a_hook_lets_see_nothing_reads_nothing():
     (q, k, v, _), mask, _ = drawn()
-    blind = Pattern(visible=lambda query, key, head: query.position != 4).numbered(HEADS)
+    blind = Pattern(visible=lambda query, key, head: query.position != 4).checked(
+        BATCH, HEADS, LENGTH, LENGTH
+    )
     found = dense.attend(q, k, v, mask, blind, COMPUTE)
     np.testing.assert_array_equal(found[:, :, 4], 0)
     assert np.abs(found[:, :, 5]).min() > 0
@@ -121,3 +128,48 @@ def test_a_running_sum_is_of_what_a_row_holds():
     there = np.where(np.asarray(position)[:, None] == NEVER, 0, x).cumsum(-1)
     np.testing.assert_allclose(at_key, there, rtol=1e-6)
     np.testing.assert_allclose(at_query, there[:, :, 3:5], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (dict(score=lambda logit, query, key, head: key.pull), "no attribute 'pull'"),
+        (dict(score=lambda logit, query, key: logit), "takes 3 positional arguments"),
+        (dict(score=lambda logit, query, key, head: logit * jnp.ones(3)), "return one number"),
+        (dict(head=dict(slope=jnp.ones(HEADS + 1))), r"array slope \(5,\).*begin with \(4,\)"),
+        (
+            dict(key=dict(pull=jnp.ones((BATCH, 2, LENGTH)))),
+            r"array pull .*begin with \(2, 4, 13\)",
+        ),
+        (dict(query=dict(position=jnp.ones((BATCH, 1, LENGTH)))), "not be position"),
+        (dict(sink=jnp.ones(2)), "begin with .4,."),
+    ],
+)
+def test_a_pattern_that_cannot_be_says_why(changes, words):
+    with pytest.raises(UserError, match=f"Pattern.* of model.attention.*{words}"):
+        Pattern(**changes).checked(BATCH, HEADS, LENGTH, LENGTH)
+
+
+def test_a_hook_that_reads_an_array_of_its_surroundings_is_refused():
+    (q, k, v, _), mask, _ = drawn()
+
+    def run(slope):
+        hook = Pattern(score=lambda logit, query, key, head: logit * slope)
+        return choice.attend("dense", q, k, v, mask, hook, COMPUTE)
+
+    with pytest.raises(UserError, match=r"Pattern.score .* not given; pass it as Pattern\(head="):
+        jax.jit(run)(2.0)
+
+
+def test_names_of_keys_and_values_are_taken():
+    heads = Heads(*(jnp.ones((1, 2, 3, 4)) for _ in range(3)))
+    with pytest.raises(UserError, match="with_keys: 'value' is taken"):
+        heads.with_keys(value=jnp.ones((1, 2, 3)))
+
+
+def test_a_running_sum_goes_over_a_sequence_that_is_split():
+    x = np.random.default_rng(0).standard_normal((2, 4, 8)).astype(np.float32)
+    with jax.set_mesh(small.mesh(dict(context=4, heads=2))):
+        there = COMPUTE.reshard(jnp.asarray(x), QUERIES[:3])
+        found = jax.jit(lambda x: causal(8, None, COMPUTE).running_sum(x)[0])(there)
+        np.testing.assert_allclose(np.asarray(found), x.cumsum(-1), rtol=1e-5, atol=1e-6)

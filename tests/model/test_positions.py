@@ -15,7 +15,7 @@ def turned(x, positions, base=10_000.0):
 
 
 def test_by_hand():
-    """Four coordinates make two pairs, turned by 1 and by 1/100 radian a place."""
+    """Four coordinates make two pairs, rotated by 1 and by 1/100 radian a position."""
     x = np.array([[[[1.0, 1.0, 0.0, 0.0]]]], np.float32)
     cos, sin = np.cos([1.0, 0.01]), np.sin([1.0, 0.01])
     np.testing.assert_allclose(turned(x, [[1]])[0, 0, 0], [*cos, *sin], rtol=0, atol=1e-6)

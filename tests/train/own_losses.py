@@ -17,3 +17,18 @@ def quiet(model, batch, weights, z_loss, key, chunk):
     """Cross-entropy, and a price on the size of the embedding."""
     total, nats = cross_entropy(model, batch, weights, z_loss, key, chunk)
     return total + jnp.square(model.embedding[...]).sum(), nats
+
+
+def short(logits, label):
+    """The cross-entropy, of one token, without a decorator."""
+    return -jax.nn.log_softmax(logits)[label]
+
+
+def long(logits, label):
+    """No number."""
+    return logits - label
+
+
+def lonely(logits):
+    """Takes too little."""
+    return logits.sum()

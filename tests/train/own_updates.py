@@ -21,7 +21,7 @@ def noisy(numbers, declarations):
 
 
 def whitened(numbers, declarations):
-    """Contracts and reshapes across whatever axes are split."""
+    """Contracts and reshapes across whatever axes are sharded."""
     del numbers, declarations
 
     def whiten(updates, _):

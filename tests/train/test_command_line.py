@@ -138,7 +138,7 @@ def test_a_mistake_ends_with_one_sentence_and_status_2(mistakes, folder, name):
 
 
 def test_a_saved_model_is_evaluated_and_continues_its_prompts(folder):
-    # A mesh of what the run split its CPU into, and one of more.
+    # A mesh of the run's forced host devices, and one of more.
     evaluate = command(
         *("train.evaluate", f"--checkpoint={folder}/rose", f"--json={folder}/figures.json"),
         "--mesh=fsdp=2",

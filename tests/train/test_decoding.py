@@ -68,7 +68,7 @@ def test_a_prompt_is_continued_alike_whoever_stands_behind_it():
     alone = continue_tokens(model(), PROMPTS[1:2], 9, hot, seed=4)
     together = continue_tokens(model(), [PROMPTS[1], *PROMPTS], 9, hot, seed=4)
     np.testing.assert_array_equal(alone[0], together[0])
-    # Another seed, or another place in the batch, draws otherwise.
+    # Another seed, or another row of the batch, draws otherwise.
     assert (continue_tokens(model(), PROMPTS[1:2], 9, hot, seed=5)[0] != alone[0]).any()
     assert (together[2] != alone[0]).any()
 

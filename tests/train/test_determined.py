@@ -20,7 +20,7 @@ WORDS = tokenizers.word_tokenizer(grammar.vocabulary())
 
 
 class Oracle(Transformer):
-    """Predicts the word that the next place reads, but never the word ``blind``."""
+    """Predicts the word that the next position reads, but never the word ``blind``."""
 
     def __init__(self, blind):
         self.config = small.config(vocab_size=WORDS.vocab_size, max_length=64)
@@ -121,5 +121,5 @@ def test_an_evaluation_reads_microbatches_and_has_all_figures(tmp_path, monkeypa
     assert rows == {3}
     assert {"loss", "perplexity", "bits_per_byte", "accuracy"} <= found.keys()
     assert found["accuracy"] == 1
-    # Only the last place of a row is unknown to this oracle.
+    # Only the last position of a row is unknown to this oracle.
     assert found["loss"] < 0.5

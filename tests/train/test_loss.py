@@ -120,6 +120,7 @@ def test_the_logits_of_all_tokens_are_never_in_memory(gradients):
 def test_a_loss_of_ones_own_for_each_token(sizes):
     """Whole logits of the true vocabulary, in any chunks, on any mesh; by SciPy."""
     model, _, labels, weights = drawn()
+    assert loss.by_name("tests.train.own_losses:short").__name__ == "loss"
     smooth = loss.by_name("tests.train.own_losses:smoothed")
 
     def plain_smooth(model, batch):
@@ -160,3 +161,9 @@ def test_a_loss_that_is_none_is_refused():
         loss.by_name("cross_entropi")
     with pytest.raises(UserError, match="loss = 'no.such:thing' cannot be imported"):
         loss.by_name("no.such:thing")
+    with pytest.raises(UserError, match="loss = .*:lonely' takes 1 arguments"):
+        loss.by_name("tests.train.own_losses:lonely")
+    model, _, labels, weights = drawn()
+    long = loss.by_name("tests.train.own_losses:long")
+    with pytest.raises(UserError, match=r"loss gives an array \(11,\) for one token"):
+        long(model, Batch(labels, labels, weights > 0), weights, jnp.float32(0), None, 5)

@@ -71,7 +71,7 @@ def saved_on(mesh, workdir):
 
 
 def restored_on(mesh, workdir):
-    """Returns the state of a run's newest step, split as this mesh splits it."""
+    """Returns the state of a run's newest step, sharded as on this mesh."""
     own = stepper(PLAIN, mesh)
     shape = tiny.model_config(own.config)
     optimizer = make_optimizer(own.config, shape)

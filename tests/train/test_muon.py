@@ -1,4 +1,4 @@
-"""Muon takes one matrix a head, as optax does alone with it, on no mesh and on one."""
+"""Muon takes one matrix a head, as optax does alone with it, with and without a mesh."""
 
 import contextlib
 import functools
