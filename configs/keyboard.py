@@ -1,7 +1,7 @@
 """Ctrl-C: whenever it comes, a command ends with one sentence and exit status 130.
 
 Nothing is raised, which a library could catch or lose: the process ends where it stands. Whatever
-is saved is saved whole or not at all, and while a run trains, ``train.interrupt`` takes the signal.
+is saved is saved whole or not at all, and while a run trains, ``Interrupt`` takes the signal.
 
 A command begins so, before the imports that take seconds; imported as a module it does not::
 
@@ -21,6 +21,28 @@ def end_at_once() -> None:
     """From here on Ctrl-C ends the process, unless a shell has it ignored, as in the background."""
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, _end)
+
+
+class Interrupt:
+    """While active, notes the first SIGINT or SIGTERM; a second one ends the process at once."""
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+        self._before: dict[int, object] = {}
+
+    def __enter__(self) -> "Interrupt":
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        del frame
+        self.signal = number
+        signal.signal(number, signal.SIG_DFL)
 
 
 def _end(number: int, frame: FrameType | None) -> NoReturn:

@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from configs import base
 from configs.errors import UserError, nearest
+from configs.ranges import check_ranges
 
 _KINDS = {
     bool: "a switch (true or false)",
@@ -71,6 +72,21 @@ def values(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
 
 
 def check(config: ConfigDict) -> None:
+    """Checks a config's fields, and that their values can be run.
+
+    Raises:
+      UserError: see ``check_fields``; a value is out of its range or does not fit another.
+    """
+    check_fields(config)
+    check_ranges(values(config))
+    if config.batch_size % config.optim.accumulate:
+        raise UserError(
+            f"optim.accumulate = {config.optim.accumulate} does not divide batch_size = "
+            f"{config.batch_size}; choose a divisor."
+        )
+
+
+def check_fields(config: ConfigDict) -> None:
     """Compares a config's fields with those of base.py.
 
     Raises:
@@ -109,6 +125,16 @@ def _is(value: Any, kind: str) -> bool:
     if isinstance(value, int):
         return kind in (_KINDS[int], _KINDS[float])
     return kind == _KINDS.get(type(value))
+
+
+def resolve(config: ConfigDict, vocab_size: int) -> ConfigDict:
+    """Returns a copy in which the vocabulary and the longest sequence have their sizes."""
+    config = config.copy_and_resolve_references()
+    if config.model.vocab_size is None:
+        config.model.vocab_size = vocab_size
+    if config.model.max_length is None:
+        config.model.max_length = config.length
+    return config
 
 
 def to_json(config: ConfigDict) -> str:

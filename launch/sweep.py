@@ -30,16 +30,16 @@ from rich.console import Console
 from rich.table import Table
 
 from configs import base, command, resolved
+from configs.console import SteadyConsole
 from configs.errors import UserError, nearest
 from configs.figures import write_json
 from configs.folders import folder
 from model.compiled import keep_compiled
 from model.saving import write_text
+from text.reading import open_sources
 from train import metrics
-from train.batches import open_sources
 from train.checkpoint import check_corpus, newest
 from train.loop import Outcome, train
-from train.progress import SteadyConsole
 
 Setting = dict[str, Any]
 OUTCOME = "outcome.json"
@@ -107,7 +107,7 @@ def trials(
                 raise UserError(
                     f"get_hyper sets config.{name} to {value!r}, but it is {known[name]}."
                 ) from error
-        resolved.check(own)
+        resolved.check_fields(own)
         digest = resolved.digest(own)
         found.setdefault(digest, (digest, setting, own))
     return list(found.values())
@@ -251,7 +251,7 @@ def main() -> None:
     """Runs the sweep of ``--config`` and prints its table; exits with 1 if a run failed."""
     keep_compiled()
     config = command.config()
-    resolved.check(config)
+    resolved.check_fields(config)
     if not flags.FLAGS.workdir:
         raise UserError("--workdir is missing; name a folder for the sweep, say runs/sweep.")
     path = config_flags.get_config_filename(flags.FLAGS["config"]).split(":")[0]

@@ -37,7 +37,9 @@ if os.environ.get("MANYHEADS_TEST_CACHE", "1") != "0":
 if os.environ.get("MANYHEADS_TYPECHECK", "1") != "0":
     from jaxtyping import install_import_hook
 
-    install_import_hook(["model", "lens", "train"], "beartype.beartype")
+    install_import_hook(
+        ["text.repeats", "text.rows", "model", "lens", "train"], "beartype.beartype"
+    )
 
 
 @pytest.fixture

@@ -13,11 +13,11 @@ import sys
 from absl import flags
 
 from configs import command
+from configs.console import SteadyConsole
 from configs.errors import UserError
 from configs.folders import folder
 from model.compiled import keep_compiled
 from train.loop import train
-from train.progress import SteadyConsole
 
 
 def _define_flags() -> None:

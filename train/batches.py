@@ -1,101 +1,19 @@
 """Batches on a mesh: a pure function of (seed, step), each process reading its own rows."""
 
-import dataclasses
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import no_type_check
 
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Bool, Int
-from ml_collections import ConfigDict
+from jaxtyping import Int
 
-from configs.errors import UserError
 from model.axes import ShardingRules
-from text import corpora
-from text.tokenizers import Tokenizer
-from train.repeats import RepeatRows
-from train.rows import CorpusRows, Rows
+from text.reading import RowSource
+from text.rows import Rows
 
-RowSource = CorpusRows | RepeatRows
-
-
-@no_type_check  # as a pytree it also holds shapes and shardings
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Batch:
-    """Tokens and what to predict from them; arrays may have a leading axis of steps.
-
-    Attributes:
-      tokens: read by the model.
-      labels: the token after each.
-      counted: where the loss counts.
-      positions: of each token in its document, or None for 0, 1, 2, ...
-      segments: document of each token, or None where all is one.
-    """
-
-    tokens: Int[Array, "*steps B T"]
-    labels: Int[Array, "*steps B T"]
-    counted: Bool[Array, "*steps B T"]
-    positions: Int[Array, "*steps B T"] | None = None
-    segments: Int[Array, "*steps B T"] | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class Sources:
-    """Rows to train on and rows held out, with the tokenizer that made them, if one did.
-
-    The digest names the text and its tokens: equal digests give equal rows.
-    """
-
-    train: RowSource
-    validation: RowSource
-    tokenizer: Tokenizer | None
-    vocab_size: int
-    digest: str
-
-
-def open_sources(config: ConfigDict, tokenizer: Tokenizer | None = None) -> Sources:
-    """Reads the corpus of a config, or sets up its random one.
-
-    Args:
-      config: whole.
-      tokenizer: of a saved model, whose tokens the text must be read with.
-
-    Raises:
-      UserError: the corpus is missing, empty, or does not suit the config.
-    """
-    data = config.data
-    if data.source == "repeats":
-        size = config.model.vocab_size
-        if size is None:
-            raise UserError("model.vocab_size is None; random tokens need it: set it, say to 64.")
-        repeats = RepeatRows(size, config.length, tuple(data.periods), config.seed)
-        return Sources(repeats, repeats, None, size, "repeats")
-    prepared = corpora.prepare(data)
-    if tokenizer is not None and tokenizer.to_json() != prepared.tokenizer.to_json():
-        raise UserError(
-            "data.tokenizer gives other tokens for this text than the saved model was trained "
-            "with; restore the text, or name the saved tokenizer.json in data.tokenizer."
-        )
-
-    made = prepared.tokenizer
-    longest = int(np.diff(prepared.validation.starts).max())
-    if data.source == "grammar" and longest > config.length:
-        # Its documents are examined whole.
-        raise UserError(
-            f"length = {config.length} is shorter than a document of the grammar ({longest} "
-            "tokens); raise it."
-        )
-
-    def cut(corpus: corpora.Corpus) -> CorpusRows:
-        return CorpusRows(corpus, data.rows, config.length, config.seed, made.end_id)
-
-    return Sources(
-        cut(prepared.train), cut(prepared.validation), made, made.vocab_size, prepared.digest
-    )
+Batch = Rows  # on a mesh
 
 
 def make_batch(
@@ -116,30 +34,29 @@ def make_batch(
     with jax.set_mesh(mesh):
         spec = rules.spec(axes) or PartitionSpec()
     sharding = NamedSharding(mesh, spec)
-    made: dict[tuple, dict[str, np.ndarray]] = {}
+    made: dict[str, Rows] = {}
 
-    def local(index: tuple[slice, ...]) -> dict[str, np.ndarray]:
+    def local(index: tuple[slice, ...]) -> Rows:
         """Makes the rows of one device, once for all that hold the same."""
-        key = tuple((s.start, s.stop) for s in index)
-        if key not in made:
+        if str(index) not in made:
             own = numbers[index]
             rows = make(own.reshape(-1))
-            made[key] = {n: a.reshape(*own.shape, a.shape[-1]) for n, a in rows.arrays().items()}
-        return made[key]
+            made[str(index)] = jax.tree.map(lambda a: a.reshape(*own.shape, -1), rows)
+        return made[str(index)]
 
     by_rows = NamedSharding(mesh, PartitionSpec(*spec[: numbers.ndim]))
     mine = by_rows.addressable_devices_indices_map(numbers.shape).values()
-    sample = local(next(index for index in mine if index is not None))
+    leaves, structure = jax.tree.flatten(local(next(index for index in mine if index is not None)))
 
-    def whole(name: str) -> jax.Array:
+    def whole(leaf: int) -> jax.Array:
         def part(index: tuple[slice, ...] | None) -> np.ndarray:
             assert index is not None
-            return local(index[:-1])[name][..., index[-1]]
+            return jax.tree.leaves(local(index[:-1]))[leaf][..., index[-1]]
 
-        shape = (*numbers.shape, sample[name].shape[-1])
+        shape = (*numbers.shape, leaves[leaf].shape[-1])
         return jax.make_array_from_callback(shape, sharding, part)
 
-    return Batch(**{name: whole(name) for name in sample})
+    return jax.tree.unflatten(structure, map(whole, range(len(leaves))))
 
 
 def training_batches(

@@ -1,4 +1,4 @@
-"""The calls of the compiled step that a run is cut into."""
+"""The calls of the compiled step that a run is cut into, and what is due after a step."""
 
 from collections.abc import Iterator, Sequence
 
@@ -24,3 +24,8 @@ def calls(
         stop = min(*ends, *((start // every + 1) * every for every in everies if every))
         yield range(start, stop)
         start = stop
+
+
+def due(every: int, step: int) -> bool:
+    """Tells whether what happens every so many steps happens after this one; 0: never."""
+    return every > 0 and step % every == 0

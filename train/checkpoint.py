@@ -10,47 +10,15 @@ from ml_collections import ConfigDict
 
 from configs import resolved
 from configs.errors import UserError
+from configs.safe import is_safe
 from model import manifest
 from model.manifest import CONFIG, EMA, MODEL, OPTIMIZER, STATE, STEPS, TOKENIZER
 from model.saved import Saved, open_saved, read_text
 from model.saving import Saving, delete
 from model.transformer import Transformer
 from text.tokenizers import Tokenizer
+from train.calls import due
 from train.step import TrainState, named_arrays, with_arrays
-
-# Fields that a run may change when it goes on; the others would make it another run.
-SAFE = (
-    "steps",
-    "steps_per_call",
-    "loss_chunk",
-    "host_devices",
-    "mesh.",
-    "checkpoint.",
-    "log.",
-    "sample.",
-    "data.path",
-    "data.cache_dir",
-    "data.prefetch",
-    "model.attention_backend",
-    "model.remat",
-    "model.scan_layers",
-    "optim.learning_rate",
-    "optim.muon_learning_rate",
-    "optim.schedule",
-    "optim.warmup_steps",
-    "optim.final_fraction",
-    "optim.decay_fraction",
-    "optim.weight_decay",
-    "optim.b1",
-    "optim.b2",
-    "optim.eps",
-    "optim.clip",
-    "optim.muon_momentum",
-    "optim.z_loss",
-    "optim.multipliers",
-    "optim.ema",
-)
-
 
 MASTER = "master"  # beside the optimizer's own arrays
 
@@ -90,8 +58,7 @@ class Checkpoints:
 
     def due(self, step: int) -> bool:
         """Tells whether a step is one to save."""
-        every = self.config.checkpoint.every
-        return step == self.config.steps or (every > 0 and step % every == 0)
+        return step == self.config.steps or due(self.config.checkpoint.every, step)
 
     def save(self, state: TrainState, step: int) -> None:
         """Begins to save a step; waits for the save before, then thins the old ones.
@@ -237,13 +204,9 @@ def check_workdir(workdir: Path, config: ConfigDict) -> dict[str, tuple]:
         return {}
     old = resolved.from_json(read_text(path), str(path))
     changes = resolved.difference(old, config)
-    unsafe = {
-        name: change
-        for name, change in changes.items()
-        if not any(name == safe or (safe.endswith(".") and name.startswith(safe)) for safe in SAFE)
-    }
+    unsafe = [name for name in changes if not is_safe(name)]
     if unsafe:
-        listed = ", ".join(f"{n}: {old!r} -> {new!r}" for n, (old, new) in unsafe.items())
+        listed = ", ".join("{}: {!r} -> {!r}".format(n, *changes[n]) for n in unsafe)
         raise UserError(
             f"--workdir={workdir} holds a run of another config ({listed}); restore these fields, "
             "or name another workdir, to begin from its parameters with "

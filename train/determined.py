@@ -11,9 +11,9 @@ from ml_collections import ConfigDict
 
 from model.transformer import Transformer
 from text import grammar
+from text.rows import Rows
 from text.tokenizers import Tokenizer
 from train.batches import make_batch
-from train.rows import Rows
 
 
 def determined_accuracy(

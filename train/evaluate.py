@@ -14,13 +14,13 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from configs import command
+from configs import checkpoint_flags, command
 from configs.errors import UserError
 from configs.figures import write_json
-from model.axes import check_mesh
+from model.axes import check_mesh, make_mesh, split_host
 from model.compiled import keep_compiled
-from train import checkpoint_flags
-from train.batches import open_sources
+from model.saved import open_saved
+from text.reading import open_sources
 from train.held_out import evaluate
 
 
@@ -32,7 +32,7 @@ def _define_flags() -> None:
 def main() -> None:
     """Prints the figures of ``--checkpoint`` on its held-out text."""
     keep_compiled()
-    saved = checkpoint_flags.open_checkpoint()
+    saved = open_saved(checkpoint_flags.checkpoint())
     config = saved.config
     sources = open_sources(config, saved.tokenizer)
     if saved.corpus not in (None, sources.digest):
@@ -40,7 +40,8 @@ def main() -> None:
             f"{saved.path} was trained on another text than data.path = {config.data.path!r} gives "
             "now, so what it held out is not known; restore the text."
         )
-    mesh = checkpoint_flags.open_mesh(saved)
+    split_host(checkpoint_flags.host_devices(config))
+    mesh = make_mesh(checkpoint_flags.mesh_sizes(), field="--mesh")
     check_mesh(
         mesh, saved.model_config, config.batch_size // config.optim.accumulate, config.length
     )

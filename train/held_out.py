@@ -12,8 +12,9 @@ from jaxtyping import Array
 from ml_collections import ConfigDict
 
 from model.transformer import Transformer
+from text.reading import RowSource
 from text.tokenizers import Tokenizer
-from train.batches import Batch, RowSource, evaluation_batches
+from train.batches import Batch, evaluation_batches
 from train.determined import determined_accuracy
 from train.loss import summed_loss
 

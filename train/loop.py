@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import math
 import time
 from pathlib import Path
@@ -14,25 +15,24 @@ from rich.console import Console
 
 from configs import resolved
 from configs.errors import UserError
+from configs.keyboard import Interrupt
 from model.axes import ShardingRules, check_mesh, make_mesh, split_host
 from model.config import ModelConfig
 from model.manifest import CONFIG, damaged_steps
 from model.saving import write_text
+from text.reading import Sources, open_sources
 from train import profile
-from train.batches import Sources, open_sources, training_batches
-from train.calls import calls
+from train.batches import training_batches
+from train.calls import calls, due
 from train.checkpoint import Checkpoints, check_corpus, check_workdir, start_from
 from train.held_out import evaluate
-from train.interrupt import Interrupt
 from train.memory import check_memory
 from train.metrics import Metrics, read
 from train.numbers import Numbers
 from train.optimizer import Optimizer
 from train.progress import RunProgress, clock
-from train.record import Record, due
+from train.record import Record
 from train.step import TrainState, all_finite, init_state, make_optimizer, make_step, state_of
-
-MOST_STEPS = 2**31 - 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,80 +65,28 @@ def train(config: ConfigDict, workdir: Path, console: Console | None = None) -> 
     """
     console = console or Console()
     resolved.check(config)
-    _check_run(config)
     split_host(config.host_devices)
     sources = open_sources(config)
-    config = resolve(config, sources.vocab_size)
+    config = resolved.resolve(config, sources.vocab_size)
     model_config = ModelConfig.from_config(config.model, sources.vocab_size, config.length)
-    numbers = Numbers.of(config)
     mesh = make_mesh(config.mesh.to_dict())
     check_mesh(mesh, model_config, config.batch_size // config.optim.accumulate, config.length)
     check_memory(config, model_config, mesh)
     changes = check_workdir(workdir, config)
     check_corpus(workdir, sources.digest)
     with jax.set_mesh(mesh):
-        return _run(config, model_config, numbers, sources, mesh, workdir, changes, console)
-
-
-def resolve(config: ConfigDict, vocab_size: int) -> ConfigDict:
-    """Returns a copy in which the vocabulary and the longest sequence have their sizes."""
-    config = config.copy_and_resolve_references()
-    if config.model.vocab_size is None:
-        config.model.vocab_size = vocab_size
-    if config.model.max_length is None:
-        config.model.max_length = config.length
-    return config
-
-
-def _check_run(config: ConfigDict) -> None:
-    for name in ("steps", "batch_size", "length", "steps_per_call"):
-        if config[name] < 1:
-            raise UserError(f"config.{name} = {config[name]} must be at least 1.")
-    if config.steps > MOST_STEPS:
-        raise UserError(
-            f"config.steps = {config.steps} must be at most {MOST_STEPS:,}: a step's number has 32 "
-            "bits on the device."
-        )
-    if not 0 <= config.seed < 2**32 - 1:
-        raise UserError(f"config.seed = {config.seed} must be at least 0 and below 2^32 - 1.")
-    if config.sample.tokens < 1 or not 0 <= config.sample.temperature < math.inf:
-        raise UserError(
-            f"sample.tokens = {config.sample.tokens} must be at least 1 and sample.temperature = "
-            f"{config.sample.temperature} at least 0."
-        )
-    if config.loss_chunk is not None and config.loss_chunk < 1:
-        raise UserError(f"config.loss_chunk = {config.loss_chunk} must be at least 1, or None.")
-    accumulate = config.optim.accumulate
-    if accumulate < 1 or config.batch_size % accumulate:
-        raise UserError(
-            f"optim.accumulate = {accumulate} does not divide batch_size = {config.batch_size}; "
-            "choose a divisor."
-        )
-    if config.data.prefetch < 1:
-        raise UserError(f"data.prefetch = {config.data.prefetch} must be at least 1.")
-    profile.check(config.log.profile)
-    for section, names in dict(
-        checkpoint=("every", "keep_every"), log=("eval_every", "eval_batches")
-    ).items():
-        for name in names:
-            if config[section][name] < 0:
-                raise UserError(f"{section}.{name} = {config[section][name]} must be at least 0.")
-    for section, name in (("checkpoint", "keep"), ("log", "every")):
-        if config[section][name] < 1:
-            raise UserError(f"{section}.{name} = {config[section][name]} must be at least 1.")
+        return _run(config, model_config, sources, mesh, workdir, changes, console)
 
 
 def _run(
     config: ConfigDict,
     model_config: ModelConfig,
-    numbers: Numbers,
     sources: Sources,
     mesh: Mesh,
     workdir: Path,
     changes: dict[str, tuple],
     console: Console,
 ) -> Outcome:
-    rules = ShardingRules()
     optimizer = make_optimizer(config, model_config)
     checkpoints = Checkpoints(workdir, config, sources.tokenizer, sources.digest)
     state = _first_state(config, model_config, optimizer, checkpoints, sources, mesh, console)
@@ -157,20 +105,15 @@ def _run(
     else:
         write_text(workdir / CONFIG, resolved.to_json(config))
 
-    step = make_step(config, optimizer)
+    step, numbers = make_step(config, optimizer), Numbers.of(config)
     metrics = Metrics(workdir, start, config.log.tensorboard)
     progress = RunProgress(config.steps, start, console)
     everies = (config.log.eval_every, config.checkpoint.every)
     edges = profile.edges(config.log.profile)
     cut = calls(start, config.steps, config.steps_per_call, everies, edges)
+    slots = min(config.steps_per_call, config.steps)
     batches = training_batches(
-        sources.train,
-        config.batch_size,
-        cut,
-        min(config.steps_per_call, config.steps),
-        mesh,
-        rules,
-        config.data.prefetch,
+        sources.train, config.batch_size, cut, slots, mesh, ShardingRules(), config.data.prefetch
     )
     record = Record(config, model_config, metrics, progress, mesh, start)
     # Forced host devices share a pool of threads: two steps at once can starve their sums.
@@ -242,10 +185,7 @@ def _first_state(
     console: Console,
 ) -> TrainState:
     """The run's own newest step, else given parameters, else a fresh start."""
-
-    def fresh(key: jax.Array) -> TrainState:
-        return init_state(model_config, optimizer, key)
-
+    fresh = functools.partial(init_state, model_config, optimizer)
     abstract = jax.eval_shape(fresh, jax.random.key(config.seed))
     state = checkpoints.restore(abstract, mesh)
     for step in damaged_steps(checkpoints.workdir):
@@ -260,10 +200,8 @@ def _first_state(
         return jax.jit(fresh, compiler_options=options)(jax.random.key(config.seed))
     model = start_from(source, abstract.model, sources.tokenizer, mesh)
     console.print(f"parameters from {source}", highlight=False)
-    begin = jax.jit(
-        lambda model: state_of(optimizer, model), donate_argnums=0, compiler_options=options
-    )
-    return begin(model)
+    begin = functools.partial(state_of, optimizer)
+    return jax.jit(begin, donate_argnums=0, compiler_options=options)(model)
 
 
 def _evaluation(workdir: Path, step: int) -> dict[str, float]:

@@ -1,5 +1,6 @@
 """Refuses, before anything is allocated, a run that no memory of its devices can hold."""
 
+import math
 import os
 
 import jax
@@ -21,24 +22,16 @@ def check_memory(config: ConfigDict, model_config: ModelConfig, mesh: Mesh) -> N
     Much that passes does not fit: of the activations one residual stream is counted, of the
     optimizer nothing.
 
-    Args:
-      config: whole and checked.
-      model_config: the shape of its network.
-      mesh: whose devices hold the run.
-
     Raises:
       UserError: they are larger; the sentence says how many bytes they take.
     """
     size = memory(mesh)
-    if size is None:
-        return
-    needs = tally(model_config, config.length)
-    if needs.parameter_bytes > size:
+    parameters = tally(model_config, config.length).parameter_bytes
+    if parameters > size:
         raise UserError(
-            f"the model's parameters take {needs.parameter_bytes:,} bytes and their gradients "
-            f"{needs.gradient_bytes:,}, and there are {size:,}; lower model.embed_dim = "
-            f"{model_config.embed_dim}, model.num_layers = {model_config.num_layers} or another "
-            "of its sizes, or take more devices."
+            f"the model's parameters take {parameters:,} bytes, and there are {size:,}; lower "
+            f"model.embed_dim = {model_config.embed_dim}, model.num_layers = "
+            f"{model_config.num_layers} or another of its sizes, or take more devices."
         )
     slots = min(config.steps_per_call, config.steps)
     tokens = config.batch_size * config.length
@@ -54,26 +47,18 @@ def check_memory(config: ConfigDict, model_config: ModelConfig, mesh: Mesh) -> N
         )
 
 
-def memory(mesh: Mesh) -> int | None:
-    """Returns the bytes that the devices of a mesh have together; None where they do not say."""
+def memory(mesh: Mesh) -> int | float:
+    """Returns the bytes that the devices of a mesh have together; infinity where they do not say.
+
+    The devices of a CPU share its host's, of which what it may swap out to is not counted.
+    """
     devices = [d for d in mesh.devices.flat if d.process_index == jax.process_index()]
-    if devices[0].platform == "cpu":  # all of them share the host's
-        host = _host_memory()
-        return None if host is None else host * jax.process_count()
-    limits = [(d.memory_stats() or {}).get("bytes_limit") for d in devices]
-    known = [limit for limit in limits if limit]
-    return max(known) * mesh.size if known else None
+    if devices[0].platform == "cpu":
+        return host_memory() * jax.process_count()
+    limits = [(d.memory_stats() or {}).get("bytes_limit", 0) for d in devices]
+    return max(limits) * mesh.size or math.inf
 
 
-def _host_memory() -> int | None:
-    """Returns the bytes of memory and of what it may be swapped out to."""
-    try:
-        with open("/proc/meminfo", encoding="ascii") as file:
-            fields = dict(line.split(":") for line in file)
-        return sum(int(fields[n].split()[0]) for n in ("MemTotal", "SwapTotal")) * 1024
-    except (OSError, KeyError, ValueError):
-        pass
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, ValueError, AttributeError):
-        return None
+def host_memory() -> int:
+    """Returns the bytes of the host's memory."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -10,6 +10,7 @@ from typing import Any
 from tensorboardX import SummaryWriter
 
 from configs.errors import UserError
+from model.saving import write_text
 
 NAME = "metrics.jsonl"
 
@@ -27,45 +28,44 @@ class Metrics:
         try:
             if tensorboard:
                 events.mkdir(exist_ok=True)
-            _drop_rows_past(path, step)
+            if path.is_file():
+                kept = [row for row in read(workdir) if row["step"] <= step]
+                write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
             self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115
         except OSError as error:
             raise UserError(
                 f"{error.filename} cannot be written ({error.strerror}); move what is there away, "
                 "or name another workdir."
             ) from error
-        self._board = SummaryWriter(str(events), purge_step=step + 1) if tensorboard else None
+        self._board = SummaryWriter(str(events), purge_step=step + 1, write_to_disk=tensorboard)
 
-    def write(self, step: int, values: Mapping[str, float | None]) -> None:
-        """Appends a row; ``step`` counts the steps taken, None is what was not a number.
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Appends a row; ``step`` counts the steps taken, and what is not finite becomes null.
 
         Raises:
           UserError: the disk is full.
         """
-        values = {n: None if v is None or not math.isfinite(v) else v for n, v in values.items()}
+        finite = {name: value for name, value in values.items() if math.isfinite(value)}
+        row = dict(step=step, **dict.fromkeys(values) | finite)
         try:
-            self._file.write(json.dumps(dict(step=step, **values)) + "\n")
+            self._file.write(json.dumps(row) + "\n")
             self._file.flush()
         except OSError as error:
             raise UserError(
                 f"{self._file.name} cannot be written ({error.strerror}); what was saved before is "
                 "whole: free space and start again."
             ) from error
-        if self._board is not None:
-            for name, value in values.items():
-                if value is not None:
-                    self._board.add_scalar(name, value, step)
+        for name, value in finite.items():
+            self._board.add_scalar(name, value, step)
 
     def sync(self) -> None:
         """Returns when the rows are on disk."""
-        self._file.flush()
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """Ends the record."""
         self._file.close()
-        if self._board is not None:
-            self._board.close()
+        self._board.close()
 
 
 def read(workdir: Path) -> list[dict[str, Any]]:
@@ -85,11 +85,3 @@ def read(workdir: Path) -> list[dict[str, Any]]:
         if isinstance(row, dict) and isinstance(row.get("step"), int):
             rows.setdefault(row["step"], {}).update(row)
     return list(rows.values())
-
-
-def _drop_rows_past(path: Path, step: int) -> None:
-    rows = [row for row in read(path.parent) if row["step"] <= step]
-    if path.is_file():
-        part = path.with_name(NAME + ".part")
-        part.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-        os.replace(part, path)

@@ -12,13 +12,14 @@ from typing import Any
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PyTree
+from ml_collections import ConfigDict
 
 from configs import base, objects
-from configs.errors import UserError, nearest
+from configs.errors import UserError
 from model.parameter import Declaration
 from train import schedules
 from train.numbers import Numbers
-from train.transformations import Arrays, across_shards, by_layer, only
+from train.transformations import Arrays, across_shards, by_layer
 
 DECAYED = ("matrix", "embedding", "unembedding")
 
@@ -29,31 +30,18 @@ Scaling = Callable[[Numbers, Declarations], optax.GradientTransformation]
 class Optimizer:
     """The update of the parameters of one model."""
 
-    def __init__(
-        self,
-        name: str,
-        schedule: str,
-        declared: list[Declaration],
-        patterns: tuple[str, ...] = (),
-        master_weights: bool = False,
-        ema: bool = False,
-    ):
-        """Takes what of ``config.optim`` is no number.
-
-        Args:
-          name, schedule, master_weights: as there.
-          declared: declarations of the model.
-          patterns: of names of parameters, one a row of ``Numbers.multipliers``.
-          ema: whether there is an average of the parameters.
+    def __init__(self, optim: ConfigDict, declared: list[Declaration]):
+        """Takes what of ``config.optim`` is no number, and the declarations of the model.
 
         Raises:
           UserError: there is no such optimizer or schedule, or no parameter like a pattern.
         """
-        schedules.check(schedule)
-        self.schedule = schedule
+        schedules.check(optim.schedule)
+        self.schedule = optim.schedule
+        self.master_weights, self.ema = optim.master_weights, optim.ema > 0
         self.declared = {d.path: d for d in declared}
-        self.patterns, self.master_weights, self.ema = patterns, master_weights, ema
-        for pattern in patterns:
+        self.patterns = [pattern for pattern, *_ in optim.multipliers]
+        for pattern in self.patterns:
             if not any(fnmatchcase(path, pattern) for path in self.declared):
                 raise UserError(
                     f"optim.multipliers: no parameter is like {pattern!r}; they are "
@@ -61,19 +49,14 @@ class Optimizer:
                 )
         # Which parameters each scaling takes, by the name of its state.
         self.groups: dict[str, tuple[Scaling, list[str]]] = {}
-        if name == "muon":
+        if optim.name == "muon":
             matrices = [path for path, d in self.declared.items() if d.kind == "matrix"]
             others = [path for path in self.declared if path not in matrices]
-            self.groups = {"muon": (_muon, matrices), "adamw": (_adamw, others)}
-        elif name in SCALINGS:
-            self.groups = {name: (SCALINGS[name], list(self.declared))}
-        elif ":" in name:
-            self.groups = {"custom": (_custom(name), list(self.declared))}
+            self.groups = {"muon": (_muon, matrices), "adamw": (SCALINGS["adamw"], others)}
+        elif optim.name in SCALINGS:
+            self.groups = {optim.name: (SCALINGS[optim.name], list(self.declared))}
         else:
-            raise UserError(
-                f"optim.name = {name!r} is no optimizer{nearest(name, NAMES)}; "
-                f"choose one of {', '.join(NAMES)}, or 'module:function'."
-            )
+            self.groups = {"custom": (_custom(optim.name), list(self.declared))}
 
     def init(self, arrays: Arrays) -> dict[str, PyTree]:
         """Returns the state for parameters, split over devices as they are."""
@@ -88,8 +71,7 @@ class Optimizer:
           numbers: rates, decays and the schedule's numbers; may be traced.
           step: steps taken before.
         """
-
-        schedule = schedules.multiplier(self.schedule, step, numbers.schedule)
+        schedule = schedules.multiplier(self.schedule, step, numbers)
         matrices = self.groups["muon"][1] if "muon" in self.groups else ()
 
         def clip(gradients: Arrays, _: Arrays) -> Arrays:
@@ -99,12 +81,12 @@ class Optimizer:
             return {name: g * factor.astype(g.dtype) for name, g in gradients.items()}
 
         def decay(updates: Arrays, arrays: Arrays) -> Arrays:
-            terms = {
-                name: numbers.weight_decay * self._multiplier(name, 1, numbers) * array
-                for name, array in arrays.items()
-                if self.declared[name].kind in DECAYED
-            }
-            return {n: update + terms[n] if n in terms else update for n, update in updates.items()}
+            def decayed(name: str) -> Array:
+                factor = numbers.weight_decay * self._multiplier(name, 1, numbers)
+                return updates[name] + factor * arrays[name]
+
+            decaying = [name for name in updates if self.declared[name].kind in DECAYED]
+            return updates | {name: decayed(name) for name in decaying}
 
         def descend(updates: Arrays, _: Arrays) -> Arrays:
             def rate(name: str) -> Array:
@@ -116,7 +98,7 @@ class Optimizer:
         return optax.named_chain(
             ("clip", optax.stateless(clip)),
             *(
-                (group, only(members, across_shards(scaling, numbers, self.declared)))
+                (group, across_shards(members, scaling, numbers, self.declared))
                 for group, (scaling, members) in self.groups.items()
             ),
             ("decay", optax.stateless(decay)),
@@ -132,16 +114,6 @@ class Optimizer:
 def global_norm(gradients: Arrays) -> Float[Array, ""]:
     """Returns the norm of all gradients together, in float32."""
     return optax.global_norm({name: g.astype(jnp.float32) for name, g in gradients.items()})
-
-
-def _adamw(numbers: Numbers, declared: Declarations) -> optax.GradientTransformation:
-    del declared
-    return optax.scale_by_adam(numbers.b1, numbers.b2, numbers.eps)
-
-
-def _lion(numbers: Numbers, declared: Declarations) -> optax.GradientTransformation:
-    del declared
-    return optax.scale_by_lion(numbers.b1, numbers.b2)
 
 
 def _adafactor(numbers: Numbers, declared: Declarations) -> optax.GradientTransformation:
@@ -194,8 +166,8 @@ def _custom(name: str) -> Scaling:
 
 
 SCALINGS: dict[str, Scaling] = {
-    "adamw": _adamw,
-    "lion": _lion,
+    "adamw": lambda numbers, _: optax.scale_by_adam(numbers.b1, numbers.b2, numbers.eps),
+    "lion": lambda numbers, _: optax.scale_by_lion(numbers.b1, numbers.b2),
     "adafactor": _adafactor,
     "muon": _muon,
 }

@@ -15,7 +15,4 @@ _PEAKS = {
 
 def peak_flops(device_kind: str) -> float | None:
     """Returns operations a second of one device, or None where no peak is published here."""
-    for prefix, peak in _PEAKS.items():
-        if device_kind.startswith(prefix):
-            return peak
-    return None
+    return next((peak for prefix, peak in _PEAKS.items() if device_kind.startswith(prefix)), None)

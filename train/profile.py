@@ -6,8 +6,6 @@ from typing import Any
 
 import jax
 
-from configs.errors import UserError
-
 
 class Profile:
     """Takes steps, and traces those from the first to the last that are named."""
@@ -50,11 +48,3 @@ class Profile:
 def edges(steps: tuple[int, ...]) -> list[int]:
     """Returns the steps after which a trace begins and ends, which no call may pass."""
     return [steps[0] - 1, steps[1]] if steps else []
-
-
-def check(steps: tuple[int, ...]) -> None:
-    """Raises UserError where ``log.profile`` is not a first and a last step."""
-    if steps and not (len(steps) == 2 and 1 <= steps[0] <= steps[1]):
-        raise UserError(
-            f"log.profile = {steps} must be a first and a last step, such as (100, 102), or ()."
-        )

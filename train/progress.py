@@ -1,51 +1,19 @@
 """What a run shows while it works: a bar on a terminal, plain lines elsewhere."""
 
+import math
 import time
-from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from configs import command
-from configs.errors import UserError
-
-
-class SteadyConsole(Console):
-    """A console whose reader may go away, or disk be full: what is shown ends, the run does not."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._failure: OSError | None = None
-
-    def print(self, *objects: Any, **options: Any) -> None:
-        """Prints, or falls silent."""
-        try:
-            super().print(*objects, **options)
-        except OSError as error:
-            self._failure = error
-            self.on_broken_pipe()
-
-    def on_broken_pipe(self) -> None:
-        """Falls silent."""
-        self.quiet = True
-        command.silence()
-
-    def check(self) -> None:
-        """Raises UserError where something could not be shown, though somebody was there."""
-        if self._failure is not None:
-            raise UserError(
-                f"standard output could not be written ({self._failure.strerror}), so the rest was "
-                "done in silence; free space or redirect it."
-            )
-
 
 class RunProgress:
-    """Shows loss, tokens a second, utilisation where a peak is known, and the time left."""
+    """Shows how far a run is."""
 
     def __init__(self, steps: int, start: int, console: Console):
         """Args: steps of the run, steps taken before, where to show them."""
         self.steps, self.console = steps, console
-        self._last_line = -1e9
+        self._last_line = -math.inf
         self._bar = None
         if console.is_terminal:
             self._bar = Progress(
@@ -58,28 +26,8 @@ class RunProgress:
             self._task = self._bar.add_task("", total=steps, completed=start)
             self._bar.start()
 
-    def show(
-        self,
-        step: int,
-        loss: float,
-        tokens_per_second: float,
-        utilisation: float | None,
-        left: float,
-    ) -> None:
-        """Shows a step.
-
-        Args:
-          step: steps taken.
-          loss: nats a token.
-          tokens_per_second: of the run.
-          utilisation: share of the devices' peak, or None.
-          left: seconds to the end.
-        """
-        parts = [f"loss {loss:.4f}", f"{tokens_per_second:,.0f} tokens/s"]
-        if utilisation is not None:
-            parts.append(f"{100 * utilisation:.1f}% MFU")
-        parts.append(f"{clock(left)} left")
-        text = "  ".join(parts)
+    def show(self, step: int, text: str) -> None:
+        """Shows the steps taken and what is said of them; as lines, at most one in 5 seconds."""
         if self._bar is not None:
             self._bar.update(self._task, completed=step, description=text)
         elif step == self.steps or time.monotonic() - self._last_line >= 5:

@@ -11,13 +11,21 @@ from ml_collections import ConfigDict
 from configs.errors import UserError
 from model.config import ModelConfig
 from model.tally import tally
+from train.calls import due
 from train.metrics import Metrics
 from train.peaks import peak_flops
-from train.progress import RunProgress
+from train.progress import RunProgress, clock
+from train.step import METRICS
 
 
 class Record:
-    """Turns the values of finished calls into rows, a line of progress and a rate."""
+    """Turns the values of finished calls into rows, a line of progress and a rate.
+
+    Attributes:
+      pending: a call and its values, still on the device.
+      loss: of the last step that was written, nats a token.
+      began: when, as ``time.monotonic`` says it.
+    """
 
     def __init__(
         self,
@@ -29,13 +37,11 @@ class Record:
         start: int,
     ):
         self.config, self.metrics, self.progress, self.start = config, metrics, progress, start
-        self.pending: tuple[range, dict] | None = None  # a call, and its values on the device
+        self.pending: tuple[range, dict] | None = None
         self.loss = math.nan
         self.began = time.monotonic()
-        self.rate = 0.0
         self._mark = (self.began, start)
-        device = mesh.devices.flat[0]
-        peak = peak_flops(device.device_kind)
+        peak = peak_flops(mesh.devices.flat[0].device_kind)
         flops = tally(model_config, config.length).training_flops
         self._utilisation = flops / peak / mesh.size if peak else None
 
@@ -47,51 +53,34 @@ class Record:
         """
         if self.pending is None:
             return
-        (call, values), self.pending = self.pending, None
-        values = jax.device_get(values)
-        self._measure(call.stop)
+        (call, found), self.pending = self.pending, None
+        values = {name: np.asarray(jax.device_get(found[name]))[: len(call)] for name in METRICS}
+        now, (then, before) = time.monotonic(), self._mark
+        self._mark = (now, call.stop)
+        tokens = self.config.batch_size * self.config.length
+        rate = (call.stop - before) * tokens / max(now - then, 1e-9)
+        speed = dict(tokens_per_second=rate)
+        if self._utilisation is not None:
+            speed["utilisation"] = rate * self._utilisation
+        everies = (self.config.log.every, self.config.log.eval_every, self.config.steps)
         for i, step in enumerate(call):
-            log = self.config.log
-            everies = (log.every, log.eval_every, self.config.steps)
-            if not any(due(every, step + 1) for every in everies):
-                continue
-            names = ("loss", "grad_norm", "learning_rate")
-            row: dict[str, float | None] = {name: float(values[name][i]) for name in names}
-            row["tokens_per_second"] = self.rate
-            if self._utilisation is not None:
-                row["utilisation"] = self.rate * self._utilisation
-            self.metrics.write(step + 1, row)
-        self.loss = float(values["loss"][len(call) - 1])
+            if any(due(every, step + 1) for every in everies):
+                row = {name: float(value[i]) for name, value in values.items()}
+                self.metrics.write(step + 1, row | speed)
+        self.loss = float(values["loss"][-1])
         for name, meant in (("loss", "loss"), ("grad_norm", "gradient")):
-            finite = np.isfinite(values[name][: len(call)])
+            finite = np.isfinite(values[name])
             if not finite.all():
                 raise UserError(
                     f"the {meant} of step {call[int(finite.argmin())] + 1} is not finite, and "
                     "nothing is saved from there on; lower optim.learning_rate, or set optim.clip."
                 )
-        self._show(call.stop)
+        shown = [f"loss {self.loss:.4f}", f"{rate:,.0f} tokens/s"]
+        if self._utilisation is not None:
+            shown.append(f"{100 * speed['utilisation']:.1f}% MFU")
+        left = (self.config.steps - call.stop) * tokens / max(rate, 1e-9)
+        self.progress.show(call.stop, "  ".join([*shown, f"{clock(left)} left"]))
 
     def skip_time(self, step: int) -> None:
         """Leaves what happened since the last write out of the rate."""
         self._mark = (time.monotonic(), step)
-
-    def _measure(self, step: int) -> None:
-        now, (then, before) = time.monotonic(), self._mark
-        if step > before:
-            self.rate = (step - before) * self._tokens / max(now - then, 1e-9)
-            self._mark = (now, step)
-
-    def _show(self, step: int) -> None:
-        rate = self.rate or (step - self.start) * self._tokens / (time.monotonic() - self.began)
-        used = rate * self._utilisation if self._utilisation is not None else None
-        left = (self.config.steps - step) * self._tokens / max(rate, 1e-9)
-        self.progress.show(step, self.loss, rate, used, left)
-
-    @property
-    def _tokens(self) -> int:
-        return self.config.batch_size * self.config.length
-
-
-def due(every: int, step: int) -> bool:
-    """Tells whether what happens every so many steps happens after this one; 0: never."""
-    return every > 0 and step % every == 0

@@ -17,13 +17,14 @@ from absl import flags
 from rich.console import Console
 from rich.text import Text
 
-from configs import command
+from configs import checkpoint_flags, command
 from configs.errors import UserError
 from configs.figures import write_json
+from model.axes import make_mesh, split_host
 from model.compiled import keep_compiled
+from model.saved import open_saved
 from model.transformer import Transformer
 from text.tokenizers import Tokenizer
-from train import checkpoint_flags
 from train.decoding import continue_tokens
 from train.sampler import Sampler
 
@@ -98,7 +99,7 @@ def _prompts(default: Sequence[str]) -> list[str]:
 def main() -> None:
     """Prints the continuations of the prompts."""
     keep_compiled()
-    saved = checkpoint_flags.open_checkpoint()
+    saved = open_saved(checkpoint_flags.checkpoint())
     if saved.tokenizer is None:
         raise UserError(f"{saved.path} was trained on random tokens and has no words to say.")
     defaults = saved.config.sample
@@ -107,7 +108,8 @@ def main() -> None:
     sampler = Sampler(heat, flags.FLAGS.top_k, flags.FLAGS.top_p)
     sampler.check()
     prompts = _prompts(defaults.prompts)
-    mesh = checkpoint_flags.open_mesh(saved)
+    split_host(checkpoint_flags.host_devices(saved.config))
+    mesh = make_mesh(checkpoint_flags.mesh_sizes(), field="--mesh")
     with jax.set_mesh(mesh):
         model = saved.load_model(mesh, ema=flags.FLAGS.ema)
         found = continue_texts(

@@ -1,39 +1,24 @@
 """Learning-rate schedules: pure functions of the step and of numbers that may be traced."""
 
-import dataclasses
-from typing import no_type_check
-
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from configs.errors import UserError, nearest
+from train.numbers import Numbers
 
 
-@no_type_check  # as a pytree it also holds shapes and shardings
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class ScheduleNumbers:
-    """Attributes: steps of the run, of the warm-up; fractions as in ``config.optim``."""
-
-    steps: Float[Array, ""]
-    warmup_steps: Float[Array, ""]
-    final_fraction: Float[Array, ""]
-    decay_fraction: Float[Array, ""]
-
-
-def cosine(step: Float[Array, ""], n: ScheduleNumbers) -> Float[Array, ""]:
+def cosine(step: Float[Array, ""], n: Numbers) -> Float[Array, ""]:
     """Half a cosine from 1 after the warm-up to the final fraction (Loshchilov and Hutter 2017)."""
     falling = 0.5 * (1 + jnp.cos(jnp.pi * _progress(step, n.warmup_steps, n.steps)))
     return n.final_fraction + (1 - n.final_fraction) * falling
 
 
-def linear(step: Float[Array, ""], n: ScheduleNumbers) -> Float[Array, ""]:
+def linear(step: Float[Array, ""], n: Numbers) -> Float[Array, ""]:
     """A line from 1 after the warm-up to the final fraction."""
     return 1 - (1 - n.final_fraction) * _progress(step, n.warmup_steps, n.steps)
 
 
-def warmup_stable_decay(step: Float[Array, ""], n: ScheduleNumbers) -> Float[Array, ""]:
+def warmup_stable_decay(step: Float[Array, ""], n: Numbers) -> Float[Array, ""]:
     """1 until the last ``decay_fraction`` of the steps, then a line to the final fraction.
 
     Hu et al. 2024, "MiniCPM", section 4.2.
@@ -42,7 +27,7 @@ def warmup_stable_decay(step: Float[Array, ""], n: ScheduleNumbers) -> Float[Arr
     return 1 - (1 - n.final_fraction) * _progress(step, start, n.steps)
 
 
-def constant(step: Float[Array, ""], n: ScheduleNumbers) -> Float[Array, ""]:
+def constant(step: Float[Array, ""], n: Numbers) -> Float[Array, ""]:
     """1 throughout."""
     del n
     return jnp.ones_like(step)
@@ -56,7 +41,7 @@ SCHEDULES = {
 }
 
 
-def multiplier(name: str, step: Int[Array, ""], numbers: ScheduleNumbers) -> Float[Array, ""]:
+def multiplier(name: str, step: Int[Array, ""], numbers: Numbers) -> Float[Array, ""]:
     """Returns what multiplies the peak learning rate at a step, the warm-up included.
 
     Step 0 takes 1 / warmup_steps of the peak, so that no step is without effect.

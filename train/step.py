@@ -10,7 +10,6 @@ import optax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from ml_collections import ConfigDict
 
-from model.axes import ShardingRules
 from model.config import ModelConfig
 from model.parameter import declarations, parameters
 from model.transformer import Transformer
@@ -50,26 +49,12 @@ Step = Callable[[TrainState, Batch, Array, Numbers], tuple[TrainState, Metrics]]
 def make_optimizer(config: ConfigDict, model_config: ModelConfig) -> Optimizer:
     """Returns the optimizer of a config, for its model's declarations."""
     abstract = jax.eval_shape(lambda key: Transformer(model_config, key), jax.random.key(0))
-    optim = config.optim
-    patterns = tuple(pattern for pattern, *_ in optim.multipliers)
-    return Optimizer(
-        optim.name,
-        optim.schedule,
-        declarations(abstract),
-        patterns,
-        optim.master_weights,
-        optim.ema > 0,
-    )
+    return Optimizer(config.optim, declarations(abstract))
 
 
-def init_state(
-    model_config: ModelConfig,
-    optimizer: Optimizer,
-    key: PRNGKeyArray,
-    rules: ShardingRules | None = None,
-) -> TrainState:
+def init_state(model_config: ModelConfig, optimizer: Optimizer, key: PRNGKeyArray) -> TrainState:
     """Returns the state before the first step; run it under ``jax.jit`` with the mesh set."""
-    return state_of(optimizer, Transformer(model_config, key, rules))
+    return state_of(optimizer, Transformer(model_config, key))
 
 
 def state_of(optimizer: Optimizer, model: Transformer) -> TrainState:
@@ -148,7 +133,7 @@ def train_step(
         master={name: wide[name] for name in state.master},
         ema={n: e + (1 - numbers.ema) * (wide[n] - e) for n, e in state.ema.items()},
     )
-    schedule = multiplier(optimizer.schedule, state.step, numbers.schedule)
+    schedule = multiplier(optimizer.schedule, state.step, numbers)
     rate = numbers.learning_rate * schedule
     return after, dict(loss=nats, grad_norm=global_norm(gradients), learning_rate=rate)
 

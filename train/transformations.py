@@ -1,6 +1,6 @@
 """Wrappers of optax transformations, for parameters that go by name."""
 
-from collections.abc import Callable, Container
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -8,19 +8,6 @@ import optax
 from jaxtyping import Array, PyTree
 
 Arrays = dict[str, Array]
-
-
-def only(chosen: Container[str], inner: optax.GradientTransformation) -> Any:
-    """Transforms the updates of the chosen parameters, and passes the others on."""
-
-    def some(arrays: Arrays) -> Arrays:
-        return {name: array for name, array in arrays.items() if name in chosen}
-
-    def update(updates: Arrays, state: PyTree, arrays: Arrays) -> tuple[Arrays, PyTree]:
-        changed, state = inner.update(some(updates), state, some(arrays))
-        return {n: changed[n] if n in chosen else update for n, update in updates.items()}, state
-
-    return optax.GradientTransformation(lambda arrays: inner.init(some(arrays)), update)
 
 
 def by_layer(axes: dict[str, int], inner: optax.GradientTransformation) -> Any:
@@ -54,26 +41,36 @@ def by_layer(axes: dict[str, int], inner: optax.GradientTransformation) -> Any:
     return optax.GradientTransformation(init, update)
 
 
-def across_shards(make: Callable[..., Any], numbers: Any, *rest: Any) -> Any:
-    """Transforms whole parameters: the compiler places what is made between their shards.
+def across_shards(
+    chosen: list[str], make: Callable[..., Any], numbers: Any, declared: Any
+) -> optax.GradientTransformation:
+    """Transforms the updates of the chosen parameters, whole, and passes the others on.
 
-    The state keeps the dtypes that it began with, which numbers in float32 would widen.
+    The compiler places what is made between their shards. The state keeps the dtypes that it
+    began with, which numbers in float32 would widen.
 
     Args:
+      chosen: names of parameters.
       make: returns a transformation, which may reshape, transpose and contract.
-      numbers: first argument of ``make``; may be traced.
-      rest: its other arguments.
+      numbers, declared: arguments of ``make``; the numbers may be traced.
     """
 
+    def some(arrays: Arrays) -> Arrays:
+        return {name: arrays[name] for name in chosen}
+
     def whole(numbers: Any, *trees: PyTree) -> tuple[Arrays, PyTree]:
-        updates, state = make(numbers, *rest).update(*trees)
+        updates, state = make(numbers, declared).update(*trees)
         return updates, jax.tree.map(lambda new, old: new.astype(old.dtype), state, trees[1])
 
-    def update(*trees: PyTree) -> tuple[Arrays, PyTree]:
-        if jax.sharding.get_abstract_mesh().empty:
-            return whole(numbers, *trees)
-        _, state, arrays = trees
-        places = jax.tree.map(lambda x: jax.typeof(x).sharding, (arrays, state))
-        return jax.sharding.auto_axes(whole, out_sharding=places)(numbers, *trees)
+    def update(updates: Arrays, state: PyTree, arrays: Arrays) -> tuple[Arrays, PyTree]:
+        trees = (some(updates), state, some(arrays))
+        transform = whole
+        if not jax.sharding.get_abstract_mesh().empty:
+            places = jax.tree.map(lambda x: jax.typeof(x).sharding, (trees[2], state))
+            transform = jax.sharding.auto_axes(whole, out_sharding=places)
+        changed, state = transform(numbers, *trees)
+        return updates | changed, state
 
-    return optax.GradientTransformation(make(numbers, *rest).init, update)
+    return optax.GradientTransformation(
+        lambda arrays: make(numbers, declared).init(some(arrays)), update
+    )

@@ -22,7 +22,8 @@ from model.config import ModelConfig
 from model.decoding import ready
 from model.pattern import Pattern
 from model.transformer import Transformer
-from train.batches import Batch, open_sources, training_batches
+from text.reading import open_sources
+from train.batches import Batch, training_batches
 from train.calls import calls
 from train.decoding import continue_tokens
 from train.numbers import Numbers

@@ -15,7 +15,8 @@ from model.config import ModelConfig
 from model.parameter import declarations
 from model.tally import render, tally
 from model.transformer import Transformer
-from train.optimizer import NAMES, Optimizer
+from tests.train.updates import optimizer_of
+from train.optimizer import NAMES
 from train.step import named_arrays
 
 # Width 12288, 96 heads of 128, 96 layers, MLP 49152, 50257 tokens: each product by hand.
@@ -100,7 +101,7 @@ def test_operations_count_each_seen_key() -> None:
 def test_optimizer_bytes_are_those_of_the_state(name: str) -> None:
     config = model_config(embed_dim=256, num_layers=2)
     model = jax.eval_shape(lambda key: Transformer(config, key), jax.random.key(0))
-    optimizer = Optimizer(name, "cosine", declarations(model))
+    optimizer = optimizer_of(name, declarations(model))
     state = jax.eval_shape(optimizer.init, named_arrays(model))
     held = sum(leaf.size * 4 for leaf in jax.tree.leaves(state))
     # Counters and placeholders of the state are a few numbers a parameter.

@@ -6,13 +6,12 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding
 
-from configs.errors import UserError
 from model.axes import ShardingRules
 from tests.train import tiny
 from text.corpora import Corpus
-from train.batches import evaluation_batches, make_batch, open_sources, training_batches
+from text.rows import CorpusRows
+from train.batches import evaluation_batches, make_batch, training_batches
 from train.calls import calls
-from train.rows import CorpusRows
 
 RULES = ShardingRules()
 MESHES = {
@@ -31,7 +30,7 @@ def documents():
 
 
 def held(batch):
-    return {name: np.asarray(value) for name, value in vars(batch).items() if value is not None}
+    return {name: np.asarray(value) for name, value in batch._asdict().items() if value is not None}
 
 
 @pytest.mark.parametrize("sizes", MESHES.values(), ids=MESHES)
@@ -126,32 +125,3 @@ def test_a_process_makes_the_rows_of_its_own_devices_once(
     expected = np.zeros((8, 16), np.int32)
     expected[list(own_rows)] = source.training(100 + np.array(own_rows)).labels
     np.testing.assert_array_equal(batch.labels, expected)
-
-
-def test_sources_that_cannot_be_read_are_refused(tmp_path):
-    with pytest.raises(UserError, match="model.vocab_size is None"):
-        open_sources(tiny.config({"model.vocab_size": None}))
-    files = {"data.source": "files", "data.cache_dir": str(tmp_path / "cache")}
-    with pytest.raises(UserError, match="data.path"):
-        open_sources(tiny.config({**files, "data.path": str(tmp_path / "none.txt")}))
-
-
-def test_text_must_be_read_with_the_tokens_of_the_saved_model(tmp_path):
-    def config(text):
-        (tmp_path / "text.txt").write_text(text)
-        return tiny.config(
-            {
-                "data.source": "files",
-                "data.path": str(tmp_path / "text.txt"),
-                "data.cache_dir": str(tmp_path / "cache"),
-                "data.tokenizer": "char",
-                "data.held_out": "tail",
-                "data.validation": 0.3,
-                "model.vocab_size": None,
-            }
-        )
-
-    saved = open_sources(config("abcd" * 30)).tokenizer
-    assert open_sources(config("dcba" * 30), saved).vocab_size == 4
-    with pytest.raises(UserError, match="data.tokenizer gives other tokens"):
-        open_sources(config("abce" * 30), saved)

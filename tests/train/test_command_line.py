@@ -98,7 +98,7 @@ MISTAKES = {
     ),
     "no number": (
         ("train.sample", "--checkpoint={}/rose", "--mesh=fsdp=\N{SUPERSCRIPT TWO}"),
-        "--mesh=fsdp=\N{SUPERSCRIPT TWO} must be sizes of data, fsdp, heads, context",
+        "--mesh=fsdp=\N{SUPERSCRIPT TWO} must be sizes of context, data, fsdp, heads",
     ),
     "no prompts": (
         ("train.sample", "--checkpoint={}/rose", "--prompts=/dev/null"),

@@ -12,7 +12,7 @@ from model.transformer import Transformer
 from tests.model import small
 from tests.train import tiny
 from text import grammar, tokenizers
-from train.batches import open_sources
+from text.reading import open_sources
 from train.determined import determined_accuracy
 from train.held_out import evaluate
 

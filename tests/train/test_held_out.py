@@ -11,10 +11,10 @@ from tests.model import reference, small
 from tests.train import tiny
 from text import tokenizers
 from text.corpora import Corpus
+from text.repeats import RepeatRows
+from text.rows import CorpusRows
 from train.batches import evaluation_batches
 from train.held_out import text_loss
-from train.repeats import RepeatRows
-from train.rows import CorpusRows
 
 WORDS = tokenizers.word_tokenizer(["a", "bb", "ccc", "dé", "e", "f", "g", "h", "i", "j"])
 DOCUMENTS = ["a bb ccc", "dé e", "j i h g f e", "a a"]

@@ -26,7 +26,7 @@ BATCHES = 5 * 16 * 8 * 9 + 8 * 8 * 16 * 4
 @pytest.mark.parametrize(
     ("needed", "sentence"),
     [
-        (4 * PARAMETERS, f"parameters take {4 * PARAMETERS:,} bytes.* there are {{}}; lower model"),
+        (4 * PARAMETERS, f"take {4 * PARAMETERS:,} bytes, and there are {{}}; lower model"),
         (BATCHES, "batch_size = 1000 .* take 360,000 bytes as tokens .* 256,000 as"),
     ],
 )
@@ -35,9 +35,9 @@ def test_a_byte_too_little_is_refused(monkeypatch, needed, sentence):
     if needed == BATCHES:
         changes |= {"batch_size": 1000}
         needed = BATCHES // 16 * 1000
-    monkeypatch.setattr(memory, "_host_memory", lambda: needed)
+    monkeypatch.setattr(memory, "host_memory", lambda: needed)
     check(changes)
-    monkeypatch.setattr(memory, "_host_memory", lambda: needed - 1)
+    monkeypatch.setattr(memory, "host_memory", lambda: needed - 1)
     with pytest.raises(UserError, match=sentence.format(f"{needed - 1:,}")):
         check(changes)
 

@@ -11,8 +11,7 @@ import pytest
 
 from model.attention import Multihead
 from tests.train import tiny
-from tests.train.updates import network, numbers, quick, taking
-from train.optimizer import Optimizer
+from tests.train.updates import network, numbers, optimizer_of, quick, taking
 
 # Rows and columns of each matrix of a parameter; the letters before the arrow number matrices.
 MATRICES = {
@@ -44,7 +43,7 @@ def muon_steps(value_map, on_mesh):
 
 def _muon_steps(fields, axes):
     found, (arrays, *gradients) = network(fields, **axes)
-    optimizer = Optimizer("muon", "constant", found)
+    optimizer = optimizer_of("muon", found)
     start, state = arrays, quick(optimizer.init)(arrays)
     update = taking(optimizer)
     for step, gradient in enumerate(gradients):
@@ -95,7 +94,7 @@ def test_muon_leaves_all_but_matrices_to_adamw():
     after = muon_steps("factored", False)
     others = [d for d in found if d.kind != "matrix"]
     assert {d.kind for d in others} == {"embedding", "unembedding", "gain", "bias"}
-    adamw = Optimizer("adamw", "constant", others)
+    adamw = optimizer_of("adamw", others)
     arrays = {d.path: start[d.path] for d in others}
     state, update = adamw.init(arrays), taking(adamw)
     for step, gradient in enumerate(gradients):
@@ -120,7 +119,7 @@ class Gated(Multihead):
 def test_a_variant_s_own_parameters_join_the_groups():
     fields = {"model.attention": f"{Gated.__module__}:Gated"}
     found, (arrays, gradients, _) = network(fields)
-    optimizer = Optimizer("muon", "constant", found)
+    optimizer = optimizer_of("muon", found)
     state = optimizer.init(arrays)
     own = "blocks.0.attention."
     flat = {jax.tree_util.keystr(k) for k, _ in jax.tree_util.tree_leaves_with_path(state["muon"])}
@@ -136,7 +135,7 @@ def test_a_variant_s_own_parameters_join_the_groups():
 
 def test_a_matrix_that_mixes_heads_is_one_matrix_and_no_stack():
     found, (arrays, gradients, _) = network({"model.attention": "model.variants.talking:Talking"})
-    optimizer = Optimizer("muon", "constant", found)
+    optimizer = optimizer_of("muon", found)
     given = numbers(**MUON)
     after, _ = taking(optimizer)(gradients, optimizer.init(arrays), arrays, given, jnp.int32(0))
     talk = "blocks.0.attention.talk"

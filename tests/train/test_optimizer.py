@@ -1,7 +1,5 @@
 """AdamW, Lion and Adafactor against NumPy or optax's own; numbers are arguments of all."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,19 +16,20 @@ from tests.train.updates import (
     drawn,
     network,
     numbers,
+    optimizer_of,
     quick,
     take,
     taking,
 )
 from train.numbers import Numbers
-from train.optimizer import NAMES, Optimizer
+from train.optimizer import NAMES
 
 STEPS = 4
 
 
-def updated(name, given, shapes=SHAPES, steps=STEPS, schedule="constant", patterns=()):
+def updated(name, given, shapes=SHAPES, steps=STEPS, **optim):
     """Returns parameters after some steps."""
-    optimizer = Optimizer(name, schedule, declared(shapes), patterns)
+    optimizer = optimizer_of(name, declared(shapes), **optim)
     arrays = jax.tree.map(jnp.asarray, drawn(shapes, 0))
     state, update = optimizer.init(arrays), taking(optimizer)
     for step in range(steps):
@@ -119,7 +118,7 @@ def test_the_schedule_scales_the_rate_of_every_step():
 
 def after_steps(name, declared, arrays, gradients):
     """Returns parameters after an update with each of the gradients."""
-    optimizer = Optimizer(name, "constant", declared)
+    optimizer = optimizer_of(name, declared)
     state, update = quick(optimizer.init)(arrays), taking(optimizer)
     for step, gradient in enumerate(gradients):
         arrays, state = update(gradient, state, arrays, numbers(), jnp.int32(step))
@@ -168,7 +167,7 @@ def test_what_reaches_across_shards_equals_no_mesh(name):
 def test_multipliers_scale_the_rate_and_the_decay_of_what_they_match():
     patterns = (("*t*", 3.0, 0.5), ("weight", 0.1, 0.0), ("gain", 0.0, 1.0))
     given = numbers(learning_rate=0.02, weight_decay=0.5, b1=0.0, clip=0.0, multipliers=patterns)
-    found = updated("lion", given, steps=1, patterns=tuple(p for p, *_ in patterns))
+    found = updated("lion", given, steps=1, multipliers=patterns)
     factors = {"weight": (0.3, 0.0), "table": (3.0, 0.5), "out": (3.0, 0.5), "gain": (0.0, 0.0)}
     for name, start in drawn(SHAPES, 0).items():
         rate, decay = factors.get(name, (1.0, 0.0))
@@ -177,7 +176,7 @@ def test_multipliers_scale_the_rate_and_the_decay_of_what_they_match():
     with pytest.raises(
         UserError, match=r"optim.multipliers: no parameter is like 'wait'; .*weight"
     ):
-        updated("lion", given, patterns=("weight", "wait"))
+        updated("lion", given, multipliers=(("weight", 1.0, 1.0), ("wait", 1.0, 1.0)))
 
 
 def test_an_optimizer_of_one_s_own_is_clipped_decayed_and_scaled():
@@ -229,9 +228,7 @@ def test_states_have_the_names_that_saved_ones_have(name, names):
     for form in names.split():
         group = next((g for g in groups if form.endswith(f"{{{g}}}")), None)
         expected |= {form.format(**{group: m}) for m in groups[group]} if group else {form}
-    state = Optimizer(name, "constant", declared()).init(
-        jax.tree.map(jnp.asarray, drawn(SHAPES, 0))
-    )
+    state = optimizer_of(name, declared()).init(jax.tree.map(jnp.asarray, drawn(SHAPES, 0)))
     paths = jax.tree_util.tree_leaves_with_path(state)
     assert {path_name(path) for path, _ in paths} == expected
 
@@ -240,13 +237,13 @@ def test_states_have_the_names_that_saved_ones_have(name, names):
 def test_two_rates_at_once_equal_two_runs(name):
     rates = jnp.array([0.01, 0.1], jnp.float32)
     shapes = SHAPES | {"stack": (3, 6, 4)}
-    optimizer = Optimizer(name, "cosine", declared(shapes))
+    optimizer = optimizer_of(name, declared(shapes), schedule="cosine")
     arrays = jax.tree.map(jnp.asarray, drawn(shapes, 0))
     gradients = jax.tree.map(jnp.asarray, drawn(shapes, 1))
     state = optimizer.init(arrays)
 
     def one(rate):
-        given = dataclasses.replace(numbers(), learning_rate=rate, muon_learning_rate=rate)
+        given = numbers()._replace(learning_rate=rate, muon_learning_rate=rate)
         return take(optimizer, gradients, state, arrays, given, jnp.int32(1))
 
     together, single = quick(jax.vmap(one))(rates), quick(one)
@@ -259,7 +256,7 @@ def test_two_rates_at_once_equal_two_runs(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_changing_a_number_changes_the_step_and_compiles_nothing(name):
-    optimizer = Optimizer(name, "warmup_stable_decay", declared())
+    optimizer = optimizer_of(name, declared(), schedule="warmup_stable_decay")
     arrays = jax.tree.map(jnp.asarray, drawn(SHAPES, 0))
     gradients = jax.tree.map(jnp.asarray, drawn(SHAPES, 1))
     state = optimizer.init(arrays)
@@ -283,7 +280,7 @@ def test_changing_a_number_changes_the_step_and_compiles_nothing(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_bfloat16_parameters_and_their_state_stay_bfloat16(name):
-    optimizer = Optimizer(name, "constant", declared())
+    optimizer = optimizer_of(name, declared())
     arrays = jax.tree.map(lambda x: jnp.asarray(x, jnp.bfloat16), drawn(SHAPES, 0))
     state = optimizer.init(arrays)
     given = numbers(learning_rate=0.1, muon_learning_rate=0.1)
@@ -293,36 +290,8 @@ def test_bfloat16_parameters_and_their_state_stay_bfloat16(name):
     assert all((after[name] != arrays[name]).any() for name in after)
 
 
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [
-        ("learning_rate", -1.0),
-        ("learning_rate", float("nan")),
-        ("weight_decay", float("inf")),
-        ("b1", 1.0),
-        ("b2", -0.1),
-        ("eps", 0.0),
-        # As float32, which the step computes in, these are 0 and infinite.
-        ("eps", 1e-60),
-        ("learning_rate", 1e39),
-        ("final_fraction", 1.5),
-        ("decay_fraction", -0.5),
-        ("clip", -1.0),
-        ("z_loss", -1e-4),
-        ("muon_momentum", 1.0),
-        ("warmup_steps", -1),
-        ("ema", 1.0),
-        ("multipliers", (("*", -1.0, 1.0),)),
-        ("multipliers", (("*", 1.0, 1e39),)),
-    ],
-)
-def test_numbers_out_of_range_are_refused_by_name(field, value):
-    with pytest.raises(UserError, match=f"optim.{field} = "):
-        numbers(**{field: value})
-
-
 def test_unknown_names_are_refused():
     with pytest.raises(UserError, match="optim.name = 'adam'.*did you mean 'adamw'"):
-        Optimizer("adam", "constant", declared())
+        optimizer_of("adam", declared())
     with pytest.raises(UserError, match="optim.schedule = 'flat'"):
-        Optimizer("adamw", "flat", declared())
+        optimizer_of("adamw", declared(), schedule="flat")

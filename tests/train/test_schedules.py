@@ -9,13 +9,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from configs import base
 from configs.errors import UserError
 from train import schedules
-from train.schedules import SCHEDULES, ScheduleNumbers
+from train.numbers import Numbers
+from train.schedules import SCHEDULES
 
 
 def numbers(steps, warmup, final=0.1, decay=0.2):
-    return ScheduleNumbers(*(jnp.float32(x) for x in (steps, warmup, final, decay)))
+    config = base.get_config()
+    config.steps = steps
+    config.optim.update(warmup_steps=warmup, final_fraction=final, decay_fraction=decay)
+    return Numbers.of(config)
 
 
 @jax.jit

@@ -60,9 +60,7 @@ def test_the_loss_is_the_mean_over_counted_labels():
 def test_labels_that_do_not_count_have_no_influence():
     model, rows = small.drawn(SHAPE), batch(uneven())
     other = jnp.where(rows.counted, rows.labels, (rows.labels + 1) % SHAPE.vocab_size)
-    tiny.assert_equal(
-        gradients(model, rows)[0], gradients(model, dataclasses.replace(rows, labels=other))[0]
-    )
+    tiny.assert_equal(gradients(model, rows)[0], gradients(model, rows._replace(labels=other))[0])
 
 
 def test_a_batch_in_which_nothing_counts_moves_nothing():
@@ -143,7 +141,7 @@ def test_a_run_learns_and_reports_its_rates():
     assert abs(values["loss"][0] - np.log(65)) < 0.1
     np.testing.assert_allclose(values["learning_rate"][:3], [0.01 / 3, 0.02 / 3, 0.01], rtol=1e-6)
     # The norm that is reported is the one before clipping.
-    clipped = dataclasses.replace(Numbers.of(stepper.config), clip=jnp.float32(1e-6))
+    clipped = Numbers.of(stepper.config)._replace(clip=jnp.float32(1e-6))
     norms = stepper.call(start, 1, clipped)[1]["grad_norm"]
     np.testing.assert_array_equal(norms, values["grad_norm"][:1])
     assert norms > 1e-3
@@ -191,7 +189,7 @@ def test_dropout_depends_on_the_step_and_the_seed_alone():
     stepper = dropping(seed=0)
     start, rows = stepper.start(), stepper.batches(0)
     same = jax.tree.map(lambda leaf: jnp.stack([leaf[0], leaf[0]]), rows)
-    still = dataclasses.replace(Numbers.of(stepper.config), learning_rate=jnp.float32(0))
+    still = Numbers.of(stepper.config)._replace(learning_rate=jnp.float32(0))
     after, values = stepper.call(start, 2, still, same)
     # Nothing moved and the batch was the same: only the step was another.
     before = {n: np.asarray(a) for n, a in named_arrays(start.model).items()}
@@ -226,13 +224,13 @@ def test_two_runs_at_once_equal_two_runs():
     batches = stepper.batches(0)
 
     def run(rate):
-        own = dataclasses.replace(given, learning_rate=rate)
+        own = given._replace(learning_rate=rate)
         return stepper.step(start, batches, jnp.int32(5), own)[1]["loss"]
 
     with jax.set_mesh(stepper.mesh):
         together = quick(jax.vmap(run))(rates)
     for rate, losses in zip(rates, together, strict=True):
-        own = dataclasses.replace(given, learning_rate=rate)
+        own = given._replace(learning_rate=rate)
         expected = stepper.call(start, 5, own)[1]["loss"]
         np.testing.assert_allclose(losses, expected, rtol=0, atol=1e-5)
     assert abs(together[0][-1] - together[1][-1]) > 1e-3

@@ -12,10 +12,11 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from configs import base
+from configs.resolved import resolve
 from model.axes import ShardingRules, make_mesh
 from model.config import ModelConfig
-from train.batches import Batch, make_batch, open_sources
-from train.loop import resolve
+from text.reading import open_sources
+from train.batches import Batch, make_batch
 from train.numbers import Numbers
 from train.step import TrainState, init_state, make_optimizer, make_step, named_arrays
 

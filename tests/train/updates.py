@@ -9,6 +9,7 @@ from model.parameter import Declaration, declarations
 from model.transformer import Transformer
 from tests.train import tiny
 from train.numbers import Numbers
+from train.optimizer import Optimizer
 
 # Any other attribute of a declaration follows from its kind and rank here.
 KINDS = {
@@ -25,6 +26,13 @@ SHAPES = {"weight": (6, 4), "table": (5, 3), "out": (5, 3), "gain": (4,), "b": (
 def quick(function):
     """Compiles without optimising."""
     return jax.jit(function, compiler_options=tiny.QUICK)
+
+
+def optimizer_of(name, declared, **optim):
+    """Returns an optimizer with a constant rate, unless ``optim`` says otherwise."""
+    fields = dict(name=name, schedule="constant") | optim
+    config = tiny.config({f"optim.{field}": value for field, value in fields.items()})
+    return Optimizer(config.optim, declared)
 
 
 def taking(optimizer):

@@ -4,7 +4,7 @@ A row is a range of tokens to predict; what the model reads is each token's pred
 a document's first word is predicted from the end of the document before it.
 """
 
-import dataclasses
+from typing import Any, NamedTuple
 
 import numpy as np
 from grain.experimental import index_shuffle
@@ -16,9 +16,11 @@ from text.corpora import Corpus
 KINDS = ("packed", "stream")
 
 
-@dataclasses.dataclass(frozen=True)
-class Rows:
-    """Some rows as arrays on the host; padding reads token 0 and is not counted.
+class Rows(NamedTuple):
+    """Some rows; padding reads token 0 and is not counted.
+
+    They are arrays on the host, or on a mesh, where a leading axis may stack those of several
+    steps.
 
     Attributes:
       tokens: read by the model.
@@ -28,16 +30,11 @@ class Rows:
       segments: document of each token, -1 where padded, or None where all is one.
     """
 
-    tokens: Int[np.ndarray, "B T"]
-    labels: Int[np.ndarray, "B T"]
-    counted: Bool[np.ndarray, "B T"]
-    positions: Int[np.ndarray, "B T"] | None = None
-    segments: Int[np.ndarray, "B T"] | None = None
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        """Returns the arrays that are not None, by name."""
-        found = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return {name: array for name, array in found.items() if array is not None}
+    tokens: Int[Any, "*steps B T"]
+    labels: Int[Any, "*steps B T"]
+    counted: Bool[Any, "*steps B T"]
+    positions: Int[Any, "*steps B T"] | None = None
+    segments: Int[Any, "*steps B T"] | None = None
 
 
 class CorpusRows:

@@ -4,7 +4,7 @@ import numpy as np
 from jaxtyping import Int
 
 from configs.errors import UserError
-from train.rows import Rows
+from text.rows import Rows
 
 
 class RepeatRows:

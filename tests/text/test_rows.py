@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from configs.errors import UserError
 from text.corpora import Corpus
-from train.rows import CorpusRows
+from text.rows import CorpusRows
 
 END = 9999
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from configs.errors import UserError
-from train.repeats import RepeatRows
+from text.repeats import RepeatRows
 
 SOURCE = RepeatRows(vocab_size=20, length=24, periods=(3, 9), seed=5)
 

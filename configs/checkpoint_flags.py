@@ -3,11 +3,10 @@
 import re
 
 from absl import flags
-from jax.sharding import Mesh
+from ml_collections import ConfigDict
 
+from configs import base
 from configs.errors import UserError
-from model.axes import MESH_AXES, make_mesh, split_host
-from model.saved import Saved, open_saved
 
 # They belong to the command that asks for them, so that its --help lists them.
 flags.disclaim_key_flags()
@@ -26,34 +25,41 @@ def define() -> None:
     )
 
 
-def open_checkpoint() -> Saved:
-    """Opens ``--checkpoint``.
+def checkpoint() -> str:
+    """Returns ``--checkpoint``.
 
     Raises:
-      UserError: it is missing, or nothing whole is there.
+      UserError: it is missing.
     """
     if not flags.FLAGS.checkpoint:
         raise UserError("--checkpoint is missing; name a run, a step or a saved model.")
-    return open_saved(flags.FLAGS.checkpoint)
+    return flags.FLAGS.checkpoint
 
 
-def open_mesh(saved: Saved) -> Mesh:
-    """Returns the mesh of ``--mesh``; a CPU is split for it as ``--host_devices`` says, or the run.
+def mesh_sizes() -> dict[str, int]:
+    """Returns the size of each axis of the mesh of ``--mesh``.
 
     Raises:
-      UserError: it is not sizes of mesh axes, or they do not fit the devices.
+      UserError: it is not sizes of mesh axes.
     """
-    given = flags.FLAGS.mesh
-    sizes = dict.fromkeys(MESH_AXES, 1)
-    for part in filter(None, given.split(",")):
+    sizes = dict.fromkeys(base.get_config().mesh, 1)
+    for part in filter(None, flags.FLAGS.mesh.split(",")):
         name, _, size = part.partition("=")
         if name not in sizes or not re.fullmatch("[0-9]{1,9}", size):
             raise UserError(
-                f"--mesh={given} must be sizes of {', '.join(MESH_AXES)}, such as "
+                f"--mesh={flags.FLAGS.mesh} must be sizes of {', '.join(sizes)}, such as "
                 "--mesh=fsdp=2,heads=4."
             )
         sizes[name] = int(size)
-    devices = flags.FLAGS.host_devices
-    if given or devices is not None:
-        split_host(saved.config.host_devices if devices is None else devices)
-    return make_mesh(sizes, field="--mesh")
+    return sizes
+
+
+def host_devices(config: ConfigDict) -> int | None:
+    """Returns the devices that a CPU is split into, None for as many as it is.
+
+    Args:
+      config: of the run that is looked at.
+    """
+    if flags.FLAGS.host_devices is None and flags.FLAGS.mesh:
+        return config.host_devices
+    return flags.FLAGS.host_devices
