@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from configs import base
 from model.axes import make_mesh
 from model.config import ModelConfig
 from model.parameter import declarations
@@ -74,7 +75,7 @@ def config(**changes: Any) -> ModelConfig:
         max_length=16,
         scan_layers=True,
     )
-    return ModelConfig(**{**sizes, **changes})
+    return ModelConfig(**{**base.get_config().model, **sizes, **changes})
 
 
 def abstract(shape: ModelConfig) -> Transformer:
