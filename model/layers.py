@@ -13,6 +13,7 @@ from model.cache import Layer
 from model.compute import PRODUCT, Compute
 from model.config import ModelConfig
 from model.devices.choice import device
+from model.heads import Heads
 from model.masks import Mask
 
 _POLICIES = {
@@ -40,19 +41,17 @@ def unstacked(stacks: Sequence[Block]) -> list[Block]:
     return [block for period in periods for block in jax.tree.unflatten(structure, period)]
 
 
-def remembered(
-    stack: Block, rows: int, length: int, compute: Compute
-) -> dict[str, jax.ShapeDtypeStruct]:
-    """Returns shapes and types of what a stack of blocks remembers of so many tokens."""
+def projected(stack: Block, rows: int, length: int, compute: Compute) -> Heads:
+    """Returns the shapes and types of what a stack of blocks makes of so many tokens."""
 
-    def one(block: Block) -> dict[str, Array]:
+    def project(block: Block) -> Heads:
         x = jnp.zeros((rows, length, block.config.embed_dim), compute.dtype)
         positions = jnp.zeros((rows, length), jnp.int32)
         return block.attention.project(
             compute.reshard(x, RESIDUAL), compute.reshard(positions, TOKENS)
-        ).remembered
+        )
 
-    return jax.eval_shape(jax.vmap(one), stack)
+    return jax.eval_shape(jax.vmap(project), stack)
 
 
 def run(
