@@ -7,7 +7,7 @@ import dataclasses
 import math
 import zlib
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ from jaxtyping import Array, PRNGKeyArray
 
 from model.axes import Axes, ShardingRules
 
+Module = TypeVar("Module", bound=nnx.Module)
 Kind = Literal["matrix", "embedding", "unembedding", "gain", "bias"]
 
 
@@ -203,6 +204,17 @@ def parameters(model: nnx.Module) -> Iterator[tuple[str, nnx.Param]]:
     leaves = jax.tree_util.tree_leaves_with_path(model, is_leaf=lambda x: isinstance(x, nnx.Param))
     for path, param in leaves:
         yield path_name(path), param
+
+
+def named_arrays(model: nnx.Module) -> dict[str, Any]:
+    """Returns the parameters, or their shapes, by name: {"blocks.0.attention.query": array}."""
+    return dict(zip((name for name, _ in parameters(model)), jax.tree.leaves(model), strict=True))
+
+
+def with_arrays(model: Module, arrays: dict[str, Array]) -> Module:
+    """Returns the model with other parameters, by name."""
+    leaves = [arrays[name] for name, _ in parameters(model)]
+    return jax.tree.unflatten(jax.tree.structure(model), leaves)
 
 
 def path_name(path: Sequence[Any]) -> str:

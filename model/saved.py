@@ -4,9 +4,11 @@ Orbax is known here and in ``model.saving`` alone. Arrays go by name, as "blocks
 nothing is unpickled.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ from configs.folders import folder
 from model.axes import ShardingRules
 from model.config import ModelConfig
 from model.manifest import CONFIG, EMA, MODEL, STATE, STEPS, TOKENIZER, is_whole, whole_steps
-from model.parameter import parameters
+from model.parameter import named_arrays, with_arrays
 from model.saving import by_name
 from model.transformer import Transformer
 from text import tokenizers
@@ -68,12 +70,8 @@ class Saved:
         config = self.model_config
         with jax.set_mesh(mesh):
             abstract = jax.eval_shape(lambda k: Transformer(config, k, rules), jax.random.key(0))
-        names = [name for name, _ in parameters(abstract)]
-        arrays = self.load(
-            EMA if ema else MODEL, dict(zip(names, jax.tree.leaves(abstract), strict=True)), mesh
-        )
-        leaves = [arrays[name] for name in names]
-        return jax.tree.unflatten(jax.tree.structure(abstract), leaves)
+        arrays = self.load(EMA if ema else MODEL, named_arrays(abstract), mesh)
+        return with_arrays(abstract, arrays)
 
     def holds(self, item: str) -> bool:
         """Tells whether an item was saved."""
@@ -91,22 +89,27 @@ class Saved:
           UserError: an array is missing or has another shape, or a file cannot be read.
         """
         wanted = by_name(abstract)
-        self._check_shapes(item, wanted)
+        there = self.shapes(item)
+        for name, leaf in wanted.items():
+            # The key of a random generator is stored as the numbers in it.
+            is_key = jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+            shape = jax.eval_shape(jax.random.key_data, leaf).shape if is_key else leaf.shape
+            if there.get(name) != tuple(shape):
+                holds = (
+                    f"holds {name} as {there[name]}" if name in there else f"has no array {name}"
+                )
+                raise UserError(
+                    f"{self.path / item} {holds} and the config asks for {tuple(shape)}; "
+                    "restore it into the config that it was saved with."
+                )
 
         def placed(leaf: Any) -> jax.ShapeDtypeStruct:
             spec = leaf.sharding.spec if leaf.sharding is not None else jax.P()
             return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, spec))
 
-        try:
-            found = ocp.load_checkpointables(
-                self.path, {item: {name: placed(leaf) for name, leaf in wanted.items()}}
-            )[item]
-        except Exception as error:  # Orbax and tensorstore raise whatever the damage causes
-            raise UserError(
-                f"{self.path / item} cannot be read ({first_line(error)}); "
-                "it is damaged: use another step."
-            ) from error
-        leaves = [found[name] for name in wanted]
+        with self._reading(item):
+            arrays = ocp.load_checkpointables(self.path, {item: jax.tree.map(placed, wanted)})[item]
+        leaves = [arrays[name] for name in wanted]
         return jax.tree.unflatten(jax.tree.structure(abstract), leaves)
 
     def shapes(self, item: str) -> dict[str, tuple[int, ...]]:
@@ -115,31 +118,19 @@ class Saved:
         Raises:
           UserError: the item is missing, or cannot be read.
         """
-        try:
+        with self._reading(item):
             arrays = ocp.checkpointables_metadata(self.path).metadata[item]
             return {name: tuple(array.shape) for name, array in arrays.items()}
+
+    @contextlib.contextmanager
+    def _reading(self, item: str) -> Iterator[None]:
+        try:
+            yield
         except Exception as error:  # Orbax and tensorstore raise whatever the damage causes
             raise UserError(
                 f"{self.path / item} is missing or cannot be read ({first_line(error)}); "
                 "use another step, or a saved model for its parameters alone."
             ) from error
-
-    def _check_shapes(self, item: str, wanted: dict[str, Any]) -> None:
-        there = self.shapes(item)
-        for name, leaf in wanted.items():
-            if name not in there:
-                raise UserError(
-                    f"{self.path / item} has no array {name}; "
-                    "restore it into the config that it was saved with."
-                )
-            # The key of a random generator is stored as the numbers in it.
-            is_key = jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-            shape = jax.eval_shape(jax.random.key_data, leaf).shape if is_key else leaf.shape
-            if there[name] != tuple(shape):
-                raise UserError(
-                    f"{self.path / item} holds {name} as {there[name]} and the config "
-                    f"asks for {tuple(shape)}; restore it into the config it was saved with."
-                )
 
 
 def open_saved(checkpoint: str | os.PathLike[str], field: str = "--checkpoint") -> Saved:
@@ -164,8 +155,7 @@ def open_saved(checkpoint: str | os.PathLike[str], field: str = "--checkpoint") 
             )
         path = path / STEPS / str(steps[-1])
     config = resolved.from_json(read_text(path / CONFIG), str(path / CONFIG))
-    has_words = (path / TOKENIZER).exists()
-    tokenizer = tokenizers.load(path / TOKENIZER) if has_words else None
+    tokenizer = tokenizers.load(path / TOKENIZER) if (path / TOKENIZER).exists() else None
     step = corpus = None
     if (path / STATE).exists():
         try:

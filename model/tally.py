@@ -42,6 +42,7 @@ def _row(words: str, unit: str = "", ends: bool = False) -> Any:
 class Tally:
     """Figures of one config: in JSON under these names, in the table under these words."""
 
+    length: int  # tokens of a sequence, for which the operations were counted
     head_parts: dict[str, int]  # parameters in each matrix, and each gain, that heads share out
     head: int = _row("one head")  # a query head with its key/value group
     full_value_map: int = _row("a full (unfactored) value map of one head")
@@ -64,7 +65,6 @@ class Tally:
     # optimizer of the user's own, which alone knows what it keeps.
     optimizer_bytes: int | None = _row("optimizer", " B")
     cache_bytes_per_token: int = _row("key/value cache of one token", " B")
-    length: int  # tokens of a sequence, for which the operations were counted
 
 
 def tally(

@@ -7,11 +7,11 @@ from rich.console import Console
 
 from configs import induction
 from model.axes import make_mesh
+from model.parameter import named_arrays
 from model.saved import open_saved
 from train.decoding import continue_tokens
 from train.loop import train
 from train.sampler import Sampler
-from train.step import named_arrays
 
 VARIANT = "model.variants.gated:Gated"
 
