@@ -41,8 +41,8 @@ def unstacked(stacks: Sequence[Block]) -> list[Block]:
     return [block for period in periods for block in jax.tree.unflatten(structure, period)]
 
 
-def projected(stack: Block, rows: int, length: int, compute: Compute) -> Heads:
-    """Returns the shapes and types of what a stack of blocks makes of so many tokens."""
+def projected(stack: Block, rows: int, length: int, compute: Compute) -> Any:
+    """Returns ``Heads`` of the shapes and types that a stack of blocks makes of so many tokens."""
 
     def project(block: Block) -> Heads:
         x = jnp.zeros((rows, length, block.config.embed_dim), compute.dtype)
