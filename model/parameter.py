@@ -6,16 +6,18 @@ Shardings, counts, optimizer groups and floating-point operations are all read f
 import dataclasses
 import math
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, Literal, TypeVar
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.tree_util import keystr
 from jaxtyping import Array, PRNGKeyArray
 
 from model.axes import Axes, ShardingRules
 
+Shape = tuple[int, ...]
 Module = TypeVar("Module", bound=nnx.Module)
 Kind = Literal["matrix", "embedding", "unembedding", "gain", "bias"]
 
@@ -36,7 +38,7 @@ class Declaration:
     """
 
     path: str
-    shape: tuple[int, ...]
+    shape: Shape
     axes: Axes
     kind: Kind
     contracted: tuple[str, ...]
@@ -67,35 +69,32 @@ class Declaration:
         )
 
 
+@dataclasses.dataclass(frozen=True)
 class Declare:
     """Makes the parameters of one module; each is drawn from the module's key and its name.
 
     A parameter's values do not depend on the mesh, nor on the other parameters of its module.
+
+    Attributes:
+      key: of the module.
+      rules: split its parameters over the mesh.
+      dtype: of their elements.
+      mapped: axes over which the constructor is mapped, such as the layers of a stack of blocks.
     """
 
-    def __init__(
-        self, key: PRNGKeyArray, rules: ShardingRules, dtype: str, mapped: tuple[str, ...] = ()
-    ):
-        """Args: see below.
-
-        key: of the module.
-        rules: split its parameters over the mesh.
-        dtype: of their elements.
-        mapped: axes over which the constructor is mapped, such as the layers of a stack of blocks.
-        """
-        self.key = key
-        self.rules = rules
-        self.dtype = dtype
-        self.mapped = mapped
+    key: PRNGKeyArray
+    rules: ShardingRules
+    dtype: str
+    mapped: tuple[str, ...] = ()
 
     def inside(self, name: str) -> "Declare":
         """Returns the same for a submodule of this name."""
-        return Declare(_fold(self.key, name), self.rules, self.dtype, self.mapped)
+        return dataclasses.replace(self, key=_fold(self.key, name))
 
     def matrix(
         self,
         name: str,
-        shape: tuple[int, ...],
+        shape: Shape,
         axes: Axes,
         contracted: str,
         stacked: str = "",
@@ -127,60 +126,44 @@ class Declare:
             )
         fan_in = math.prod(shape[axes.index(axis)] for axis in summed)
         stddev = gain * math.sqrt(0.4 / fan_in)
-        return self._normal(name, shape, axes, stddev, "matrix", contracted=summed, stacked=stack)
+        return self._drawn(name, shape, axes, stddev, "matrix", summed, stack)
 
     def table(
         self,
         name: str,
-        shape: tuple[int, ...],
+        shape: Shape,
         axes: Axes,
         stddev: float,
         kind: Literal["embedding", "unembedding"] = "embedding",
     ) -> nnx.Param:
         """Declares a table of vectors drawn with a standard deviation."""
-        return self._normal(name, shape, axes, stddev, kind)
+        return self._drawn(name, shape, axes, stddev, kind)
 
-    def gain(self, name: str, shape: tuple[int, ...], axes: Axes, start: float = 1.0) -> nnx.Param:
+    def gain(self, name: str, shape: Shape, axes: Axes, start: float = 1.0) -> nnx.Param:
         """Declares factors that begin at 1, or at ``start``."""
-        return self._constant(name, shape, axes, start, "gain")
+        return self._constant(shape, axes, start, "gain")
 
-    def bias(self, name: str, shape: tuple[int, ...], axes: Axes, start: float = 0.0) -> nnx.Param:
+    def bias(self, name: str, shape: Shape, axes: Axes, start: float = 0.0) -> nnx.Param:
         """Declares terms that begin at 0, or at ``start``."""
-        return self._constant(name, shape, axes, start, "bias")
+        return self._constant(shape, axes, start, "bias")
 
-    def _normal(
-        self,
-        name: str,
-        shape: tuple[int, ...],
-        axes: Axes,
-        stddev: float,
-        kind: Kind,
-        **declared: tuple[str, ...],
+    def _drawn(
+        self, name: str, shape: Shape, axes: Axes, stddev: float, kind: Kind, *groups: Axes
     ) -> nnx.Param:
         spec = self.rules.spec(axes, shape)
-        key = _fold(self.key, name)
-        value = jax.random.normal(key, shape, self.dtype, out_sharding=spec)
+        value = jax.random.normal(_fold(self.key, name), shape, self.dtype, out_sharding=spec)
         # The barrier keeps XLA from merging the factors, which it would do without a mesh only.
-        value = stddev * jax.lax.optimization_barrier(value)
-        return self._parameter(value, axes, kind, **declared)
+        return self._parameter(stddev * jax.lax.optimization_barrier(value), axes, kind, *groups)
 
-    def _constant(
-        self, name: str, shape: tuple[int, ...], axes: Axes, value: float, kind: Kind
-    ) -> nnx.Param:
-        del name
+    def _constant(self, shape: Shape, axes: Axes, start: float, kind: Kind) -> nnx.Param:
         spec = self.rules.spec(axes, shape)
-        return self._parameter(jnp.full(shape, value, self.dtype, out_sharding=spec), axes, kind)
+        return self._parameter(jnp.full(shape, start, self.dtype, out_sharding=spec), axes, kind)
 
     def _parameter(
-        self,
-        value: Array,
-        axes: Axes,
-        kind: Kind,
-        contracted: tuple[str, ...] = (),
-        stacked: tuple[str, ...] = (),
+        self, value: Array, axes: Axes, kind: Kind, contracted: Axes = (), stacked: Axes = ()
     ) -> nnx.Param:
-        more: dict[str, Any] = dict(contracted=contracted, stacked=stacked, mapped=self.mapped)
-        return nnx.Param(value, axes=axes, kind=kind, **more)
+        groups: dict[str, Any] = dict(contracted=contracted, stacked=stacked, mapped=self.mapped)
+        return nnx.Param(value, axes=axes, kind=kind, **groups)
 
 
 def declarations(model: nnx.Module) -> list[Declaration]:
@@ -201,9 +184,9 @@ def declarations(model: nnx.Module) -> list[Declaration]:
 
 def parameters(model: nnx.Module) -> Iterator[tuple[str, nnx.Param]]:
     """Yields each parameter with its name, as ("blocks.0.attention.query", Param)."""
-    leaves = jax.tree_util.tree_leaves_with_path(model, is_leaf=lambda x: isinstance(x, nnx.Param))
+    leaves = jax.tree.leaves_with_path(model, is_leaf=lambda x: isinstance(x, nnx.Param))
     for path, param in leaves:
-        yield path_name(path), param
+        yield keystr(path, simple=True, separator="."), param
 
 
 def named_arrays(model: nnx.Module) -> dict[str, Any]:
@@ -215,12 +198,6 @@ def with_arrays(model: Module, arrays: dict[str, Array]) -> Module:
     """Returns the model with other parameters, by name."""
     leaves = [arrays[name] for name, _ in parameters(model)]
     return jax.tree.unflatten(jax.tree.structure(model), leaves)
-
-
-def path_name(path: Sequence[Any]) -> str:
-    """Returns a pytree path as one word, its keys with dots between."""
-    keys = (getattr(k, "name", getattr(k, "key", getattr(k, "idx", k))) for k in path)
-    return ".".join(str(key) for key in keys)
 
 
 def _fold(key: Array, name: str) -> Array:

@@ -9,11 +9,11 @@ from typing import Any
 
 import jax
 import orbax.checkpoint.experimental.v1 as ocp
+from jax.tree_util import keystr
 from jaxtyping import PyTree
 
 from configs.errors import UserError, first_line
 from model.manifest import FORMAT, MANIFEST, is_whole
-from model.parameter import path_name
 
 _copy = jax.jit(lambda array: array.copy())
 
@@ -96,5 +96,5 @@ def write_manifest(path: Path) -> None:
 
 def by_name(tree: PyTree) -> dict[str, Any]:
     """Names each leaf by its path, as "adamw.mu.blocks.0.attention.query"."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {path_name(path): leaf for path, leaf in leaves}
+    leaves = jax.tree.leaves_with_path(tree)
+    return {keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
