@@ -107,10 +107,10 @@ def split_host(count: int | None) -> None:
     try:
         jax.config.update("jax_num_cpu_devices", count)
     except RuntimeError as error:
-        if len(jax.devices("cpu")) != count:
+        if (begun := len(jax.devices("cpu"))) != count:
             raise UserError(
-                f"config.host_devices = {count} comes too late: jax has begun with "
-                f"{len(jax.devices('cpu'))}; set it in the config of a new process."
+                f"config.host_devices = {count} comes too late: jax has begun with {begun}; "
+                "set it in the config of a new process."
             ) from error
 
 
@@ -134,29 +134,21 @@ def make_mesh(
     written = " x ".join(f"{axis}={size}" for axis, size in zip(MESH_AXES, shape, strict=True))
     if any(size < 1 and size != -1 for size in shape) or shape.count(-1) > 1:
         raise UserError(f"{field} ({written}) must hold positive sizes, at most one of them -1.")
-    if -1 in shape:
-        known = math.prod(size for size in shape if size != -1)
-        if len(devices) % known:
-            raise UserError(
-                f"{field} ({written}) does not divide {len(devices)} devices; "
-                f"change a size of {field}."
-            )
-        shape[shape.index(-1)] = len(devices) // known
-    count = math.prod(shape)
+    known = math.prod(size for size in shape if size != -1)
+    filled = [len(devices) // known if size == -1 else size for size in shape]
+    count, wrong = math.prod(filled), ""
     if count > len(devices):
-        raise UserError(
-            f"{field} ({written}) needs {count} devices and there are {len(devices)}; "
-            f"change a size of {field}."
-        )
-    if jax.process_count() > 1 and count != len(devices):
-        raise UserError(
-            f"{field} ({written}) uses {count} of {len(devices)} devices, but every process "
-            f"needs a share; change a size of {field}."
-        )
+        wrong = f"needs {count} devices and there are {len(devices)}"
+    elif -1 in shape and count != len(devices):
+        wrong = f"does not divide {len(devices)} devices"
+    elif jax.process_count() > 1 and count != len(devices):
+        wrong = f"uses {count} of {len(devices)} devices, but every process needs a share"
+    if wrong:
+        raise UserError(f"{field} ({written}) {wrong}; change a size of {field}.")
     types = (AxisType.Explicit,) * len(MESH_AXES)
     if count == len(devices):
-        return jax.make_mesh(shape, MESH_AXES, axis_types=types, devices=devices)
-    return Mesh(np.asarray(devices[:count]).reshape(shape), MESH_AXES, axis_types=types)
+        return jax.make_mesh(filled, MESH_AXES, axis_types=types, devices=devices)
+    return Mesh(np.asarray(devices[:count]).reshape(filled), MESH_AXES, axis_types=types)
 
 
 def check_mesh(mesh: Mesh, config: ModelConfig, batch_size: int, length: int) -> None:

@@ -42,6 +42,6 @@ class Heads:
 
     def remembering(self, arrays: dict[str, Array]) -> "Heads":
         """Returns the same queries with the keys and values, and more by key, of ``remembered``."""
-        key, value, more = arrays["key"], arrays["value"], dict(arrays)
-        del more["key"], more["value"]
+        more = dict(arrays)
+        key, value = more.pop("key"), more.pop("value")
         return dataclasses.replace(self, key=key, value=value, by_key=more)

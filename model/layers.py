@@ -88,13 +88,10 @@ def run(
 
     if config.remat != "none":
         several = jax.checkpoint(several, policy=_POLICIES[config.remat], prevent_cse=not scans)
-    none = [None] * config.num_layers
+    none: list[Any] = [None] * config.num_layers
     if scans:
         period = config.period
-        drops: Any = none[:period]
-        if keys is not None:
-            by_period = keys.reshape(-1, period, *keys.shape[1:])
-            drops = [by_period[:, i] for i in range(period)]
+        drops = none[:period] if keys is None else [keys[i::period] for i in range(period)]
         return jax.lax.scan(several, x, (list(blocks), cache or none[:period], drops))
     written = []
     drops = none if keys is None else list(keys)

@@ -93,7 +93,9 @@ def _continue(
     for padded, row in zip(tokens, heard, strict=True):
         padded[: len(row) - 1] = row[:-1]
     cache = _prefill(decoder, tokens, lengths - 1, _bucket(longest - 1 + int(limits.max())))
-    drawn = _decoder(decoder.model.config.dtype, len(rows))(
+    dtype = decoder.model.config.dtype
+    options = device().one_row_options(dtype) if len(rows) == 1 else {}
+    drawn = _loop(tuple(options.items()))(
         decoder,
         np.array([row[-1] for row in heard]),
         lengths,
@@ -167,12 +169,7 @@ def _decode(
     return jax.lax.while_loop(going, body, start)[3]
 
 
-def _decoder(dtype: str, rows: int) -> Callable[..., Array]:
-    """Returns the compiled loop for a dtype of activations and a number of rows."""
-    options = device().one_row_options(dtype) if rows == 1 else {}
-    return _compiled(tuple(options.items()))
-
-
 @functools.cache
-def _compiled(options: tuple[tuple[str, str], ...]) -> Callable[..., Array]:
+def _loop(options: tuple[tuple[str, str], ...]) -> Callable[..., Array]:
+    """Returns the loop, compiled with options of the compiler."""
     return jax.jit(_decode, compiler_options=dict(options))

@@ -67,18 +67,14 @@ class Sampler:
         known = (jnp.arange(logits.shape[-1]) < self.vocab_size) | (self.vocab_size == 0)
         logits = jnp.where(known[None], logits, -jnp.inf)
 
-        def likeliest(logits: Array) -> Array:
-            return logits.argmax(-1)
-
         def by_chance(logits: Array) -> Array:
             heat = jnp.maximum(self.temperature, 1e-6)
             # An infinity over a large heat may be one times zero.
             drawable = self.allowed(logits) & (logits > -jnp.inf)
             chosen = jnp.where(drawable, logits / heat, -jnp.inf)
-            rows = jnp.arange(logits.shape[0])
-            keys = jax.vmap(lambda r, i: jax.random.fold_in(jax.random.fold_in(key, r), i))(
-                rows, index
-            )
+            fold = jax.vmap(jax.random.fold_in, (None, 0))
+            keys = jax.vmap(jax.random.fold_in)(fold(key, jnp.arange(logits.shape[0])), index)
             return jax.vmap(jax.random.categorical)(keys, chosen)
 
-        return jax.lax.cond(jnp.asarray(self.temperature) == 0, likeliest, by_chance, logits)
+        greedy = jnp.asarray(self.temperature) == 0
+        return jax.lax.cond(greedy, lambda logits: logits.argmax(-1), by_chance, logits)

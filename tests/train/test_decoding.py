@@ -107,7 +107,7 @@ def test_padding_of_the_vocabulary_is_never_drawn():
 
 
 def test_lengths_within_a_bucket_and_samplers_compile_nothing_new():
-    loop = decoding._decoder("float32", 2)
+    loop = decoding._loop(())
 
     def compilations():
         return decoding._prefill._cache_size(), loop._cache_size()
