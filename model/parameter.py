@@ -6,14 +6,14 @@ Shardings, counts, optimizer groups and floating-point operations are all read f
 import dataclasses
 import math
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Any, Literal, TypeVar
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.tree_util import keystr
-from jaxtyping import Array, PRNGKeyArray
+from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from model.axes import Axes, ShardingRules
 
@@ -178,26 +178,30 @@ def declarations(model: nnx.Module) -> list[Declaration]:
             stacked=param.mapped + param.stacked,
             dtype=jnp.dtype(param.dtype).name,
         )
-        for path, param in parameters(model)
+        for path, param in parameters(model).items()
     ]
 
 
-def parameters(model: nnx.Module) -> Iterator[tuple[str, nnx.Param]]:
-    """Yields each parameter with its name, as ("blocks.0.attention.query", Param)."""
-    leaves = jax.tree.leaves_with_path(model, is_leaf=lambda x: isinstance(x, nnx.Param))
-    for path, param in leaves:
-        yield keystr(path, simple=True, separator="."), param
+def parameters(model: nnx.Module) -> dict[str, nnx.Param]:
+    """Returns the parameters by name, as {"blocks.0.attention.query": Param}."""
+    return by_name(model, lambda x: isinstance(x, nnx.Param))
 
 
 def named_arrays(model: nnx.Module) -> dict[str, Any]:
-    """Returns the parameters, or their shapes, by name: {"blocks.0.attention.query": array}."""
-    return dict(zip((name for name, _ in parameters(model)), jax.tree.leaves(model), strict=True))
+    """Returns the arrays of the parameters, or their shapes, by the same names."""
+    return dict(zip(parameters(model), jax.tree.leaves(model), strict=True))
 
 
 def with_arrays(model: Module, arrays: dict[str, Array]) -> Module:
-    """Returns the model with other parameters, by name."""
-    leaves = [arrays[name] for name, _ in parameters(model)]
+    """Returns the model with other arrays, by name."""
+    leaves = [arrays[name] for name in parameters(model)]
     return jax.tree.unflatten(jax.tree.structure(model), leaves)
+
+
+def by_name(tree: PyTree, is_leaf: Callable[[Any], bool] | None = None) -> dict[str, Any]:
+    """Names each leaf by its path, as {"adamw.mu.blocks.0.attention.query": array}."""
+    leaves = jax.tree.leaves_with_path(tree, is_leaf=is_leaf)
+    return {keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
 
 
 def _fold(key: Array, name: str) -> Array:

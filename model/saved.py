@@ -24,8 +24,7 @@ from configs.folders import folder
 from model.axes import ShardingRules
 from model.config import ModelConfig
 from model.manifest import CONFIG, EMA, MODEL, STATE, STEPS, TOKENIZER, is_whole, whole_steps
-from model.parameter import named_arrays, with_arrays
-from model.saving import by_name
+from model.parameter import by_name, named_arrays, with_arrays
 from model.transformer import Transformer
 from text import tokenizers
 from text.tokenizers import Tokenizer

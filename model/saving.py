@@ -5,15 +5,14 @@ import os
 import shutil
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import jax
 import orbax.checkpoint.experimental.v1 as ocp
-from jax.tree_util import keystr
 from jaxtyping import PyTree
 
 from configs.errors import UserError, first_line
 from model.manifest import FORMAT, MANIFEST, is_whole
+from model.parameter import by_name
 
 _copy = jax.jit(lambda array: array.copy())
 
@@ -92,9 +91,3 @@ def write_manifest(path: Path) -> None:
     }
     manifest = dict(format=FORMAT, jax=jax.__version__, files=files)
     write_text(path / MANIFEST, json.dumps(manifest, indent=1) + "\n")
-
-
-def by_name(tree: PyTree) -> dict[str, Any]:
-    """Names each leaf by its path, as "adamw.mu.blocks.0.attention.query"."""
-    leaves = jax.tree.leaves_with_path(tree)
-    return {keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}

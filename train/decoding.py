@@ -62,60 +62,33 @@ def continue_tokens(
     # The padding of the vocabulary is never drawn, however hot.
     sampler = dataclasses.replace(sampler, vocab_size=sampler.vocab_size or vocab)
     numbers = jax.tree.map(jnp.asarray, sampler)
-    end = -1 if end_id is None else end_id
+    end = np.int32(-1 if end_id is None else end_id)
+    options = device().one_row_options(model.config.dtype) if len(prompts) == 1 else {}
+    loop, key, reach = _loop(tuple(options.items())), jax.random.key(seed), model.config.max_length
     rows = [np.asarray(prompt, np.int32) for prompt in prompts]
-    wanted = np.full(len(rows), new_tokens)
+    wanted = np.full(len(rows), new_tokens, np.int32)
     while wanted.any():
-        reach = model.config.max_length
         heard = [row if len(row) < reach else row[-max(1, reach // 2) :] for row in rows]
-        limits = np.minimum(wanted, [reach - len(row) for row in heard])
-        drawn = _continue(decoder, heard, rows, limits, numbers, jax.random.key(seed), end)
-        for i, (new, limit) in enumerate(zip(drawn, limits, strict=True)):
-            rows[i] = np.concatenate([rows[i], new[:limit]])
-            wanted[i] = 0 if end in new[:limit] else wanted[i] - limit
-    return [_until(row[len(prompt) :], end) for row, prompt in zip(rows, prompts, strict=True)]
-
-
-def _continue(
-    decoder: Decoder,
-    heard: list[np.ndarray],
-    rows: list[np.ndarray],
-    limits: np.ndarray,
-    sampler: Sampler,
-    key: Array,
-    end: int,
-) -> np.ndarray:
-    """Draws up to ``limits`` tokens after what each row has ``heard`` of itself."""
-    lengths = np.array([len(row) for row in heard], np.int32)
-    longest = int(lengths.max())
-    # The last token of each row is the first that the loop reads.
-    tokens = np.zeros((len(rows), _bucket(longest - 1)), np.int32)
-    for padded, row in zip(tokens, heard, strict=True):
-        padded[: len(row) - 1] = row[:-1]
-    cache = _prefill(decoder, tokens, lengths - 1, _bucket(longest - 1 + int(limits.max())))
-    dtype = decoder.model.config.dtype
-    options = device().one_row_options(dtype) if len(rows) == 1 else {}
-    drawn = _loop(tuple(options.items()))(
-        decoder,
-        np.array([row[-1] for row in heard]),
-        lengths,
-        np.array([len(row) for row in rows], np.int32) - lengths,
-        cache,
-        np.asarray(limits, np.int32),
-        sampler,
-        key,
-        np.int32(end),
-    )
-    return np.asarray(drawn)
+        lengths = np.array([len(row) for row in heard], np.int32)
+        before = np.array([len(row) for row in rows], np.int32) - lengths
+        limits = np.minimum(wanted, reach - lengths)
+        # The last token of each row is the first that the loop reads.
+        longest = int(lengths.max()) - 1
+        tokens = np.zeros((len(rows), _bucket(longest)), np.int32)
+        for padded, row in zip(tokens, heard, strict=True):
+            padded[: len(row) - 1] = row[:-1]
+        cache = _prefill(decoder, tokens, lengths - 1, _bucket(longest + int(limits.max())))
+        last = np.array([row[-1] for row in heard])
+        drawn = loop(decoder, last, lengths, before, cache, limits, numbers, key, end)
+        for i, (new, limit) in enumerate(zip(np.asarray(drawn), limits, strict=True)):
+            ends = np.flatnonzero(new[:limit] == end)
+            wanted[i] = 0 if len(ends) else wanted[i] - limit
+            rows[i] = np.concatenate([rows[i], new[: ends[0] if len(ends) else limit]])
+    return [row[len(prompt) :] for row, prompt in zip(rows, prompts, strict=True)]
 
 
 def _bucket(length: int) -> int:
     return max(BUCKET, 1 << (length - 1).bit_length())
-
-
-def _until(row: Int[np.ndarray, "n"], end: int) -> Int[np.ndarray, "m"]:
-    ends = np.flatnonzero(row == end)
-    return row[: ends[0]] if len(ends) else row
 
 
 @functools.partial(jax.jit, static_argnames="slots")

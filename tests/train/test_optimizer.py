@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from configs.errors import UserError
-from model.saving import by_name
+from model.parameter import by_name
 from tests.train import own_updates, tiny
 from tests.train.updates import (
     KINDS,
