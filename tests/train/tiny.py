@@ -14,10 +14,11 @@ from ml_collections import ConfigDict
 from configs import base
 from model.axes import ShardingRules, make_mesh
 from model.config import ModelConfig
+from model.parameter import named_arrays
 from train.batches import Batch, make_batch, open_sources
 from train.loop import resolve
 from train.numbers import Numbers
-from train.step import TrainState, init_state, make_optimizer, make_step, named_arrays
+from train.step import TrainState, init_state, make_optimizer, make_step
 
 # What is compiled here is small; optimising it takes longer than running it.
 QUICK = {"xla_backend_optimization_level": 0}
