@@ -114,22 +114,17 @@ def split_host(count: int | None) -> None:
             ) from error
 
 
-def make_mesh(
-    sizes: dict[str, int],
-    devices: Sequence[jax.Device] | None = None,
-    field: str = "config.mesh",
-) -> Mesh:
+def make_mesh(sizes: dict[str, int], field: str = "config.mesh") -> Mesh:
     """Returns a mesh with explicit axes ``data``, ``fsdp``, ``heads`` and ``context``.
 
     Args:
       sizes: ``config.mesh``; one size may be -1 and takes the devices that are left.
-      devices: all of the backend's when None.
       field: what gave the sizes, for errors.
 
     Raises:
       UserError: the sizes do not multiply to the number of devices.
     """
-    devices = list(jax.devices() if devices is None else devices)
+    devices = jax.devices()
     shape = [int(sizes[axis]) for axis in MESH_AXES]
     written = " x ".join(f"{axis}={size}" for axis, size in zip(MESH_AXES, shape, strict=True))
     if any(size < 1 and size != -1 for size in shape) or shape.count(-1) > 1:
@@ -147,26 +142,20 @@ def make_mesh(
         raise UserError(f"{field} ({written}) {wrong}; change a size of {field}.")
     types = (AxisType.Explicit,) * len(MESH_AXES)
     if count == len(devices):
-        return jax.make_mesh(filled, MESH_AXES, axis_types=types, devices=devices)
+        return jax.make_mesh(filled, MESH_AXES, axis_types=types)
     return Mesh(np.asarray(devices[:count]).reshape(filled), MESH_AXES, axis_types=types)
 
 
 def check_mesh(mesh: Mesh, config: ModelConfig, batch_size: int, length: int) -> None:
-    """Checks that the model and the batch can be split over a mesh.
-
-    Args:
-      mesh: with the axes of ``MESH_AXES``.
-      config: the model.
-      batch_size: sequences of one microbatch.
-      length: tokens of a sequence.
+    """Checks that a model and microbatches of ``batch_size`` sequences can be split over a mesh.
 
     Raises:
       UserError: a size does not divide; the sentence names the field.
     """
     sizes = dict(mesh.shape)
-    parts = sizes["data"] * sizes["fsdp"]
+    rows = sizes["data"] * sizes["fsdp"]
     needs = [
-        ("batch_size / optim.accumulate", batch_size, "mesh.data x mesh.fsdp", parts),
+        ("batch_size / optim.accumulate", batch_size, "mesh.data x mesh.fsdp", rows),
         ("model.embed_dim", config.embed_dim, "mesh.fsdp", sizes["fsdp"]),
         ("model.num_heads", config.num_heads, "mesh.heads", sizes["heads"]),
         ("model.mlp_dim", config.mlp_dim, "mesh.heads", sizes["heads"]),

@@ -20,11 +20,8 @@ def pair_operations(stack: Block, compute: Compute) -> float:
     """Returns floating-point operations of a stack's patterns for one query and one key.
 
     They are its products, of all layers and heads, and what the hooks of a variant do. The softmax
-    is not counted, as nowhere in the tally.
-
-    Args:
-      stack: of blocks, abstract or real, whose backend holds whole patterns.
-      compute: the arithmetic.
+    is not counted, as nowhere in the tally. The stack is abstract or real, and its backend holds
+    whole patterns.
     """
     mask = masks.causal(LENGTH, None, compute)
     hooks = []

@@ -129,12 +129,7 @@ class Declare:
         return self._drawn(name, shape, axes, stddev, "matrix", summed, stack)
 
     def table(
-        self,
-        name: str,
-        shape: Shape,
-        axes: Axes,
-        stddev: float,
-        kind: Literal["embedding", "unembedding"] = "embedding",
+        self, name: str, shape: Shape, axes: Axes, stddev: float, kind: Kind = "embedding"
     ) -> nnx.Param:
         """Declares a table of vectors drawn with a standard deviation."""
         return self._drawn(name, shape, axes, stddev, kind)

@@ -11,12 +11,8 @@ def rotate(
 
     Coordinates i and i + K/2 make a pair, whose angle at position p is
     ``p * base**(-2i / K)`` radians (Su et al. 2021, "RoFormer", equation 15; the pairing is
-    that of GPT-NeoX). Scores of turned queries and keys depend on distances alone.
-
-    Args:
-      x: queries or keys.
-      positions: of each token in its document.
-      base: the longest wavelength is ``2 pi base`` tokens.
+    that of GPT-NeoX); the longest wavelength is ``2 pi base`` tokens. Scores of turned queries and
+    keys depend on distances alone.
     """
     half = x.shape[-1] // 2
     frequency = base ** (-jnp.arange(half, dtype=jnp.float32) / half)

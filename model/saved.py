@@ -21,7 +21,6 @@ from ml_collections import ConfigDict
 from configs import resolved
 from configs.errors import UserError, first_line
 from configs.folders import folder
-from model.axes import ShardingRules
 from model.config import ModelConfig
 from model.manifest import CONFIG, EMA, MODEL, STATE, STEPS, TOKENIZER, is_whole, whole_steps
 from model.parameter import by_name, named_arrays, with_arrays
@@ -53,9 +52,7 @@ class Saved:
         """The shape of its network."""
         return ModelConfig.from_config(self.config.model, 1, self.config.length)
 
-    def load_model(
-        self, mesh: Mesh, rules: ShardingRules | None = None, ema: bool = False
-    ) -> Transformer:
+    def load_model(self, mesh: Mesh, ema: bool = False) -> Transformer:
         """Reads the model, or the average of its parameters, whatever mesh it was saved from.
 
         Raises:
@@ -68,7 +65,7 @@ class Saved:
             )
         config = self.model_config
         with jax.set_mesh(mesh):
-            abstract = jax.eval_shape(lambda k: Transformer(config, k, rules), jax.random.key(0))
+            abstract = jax.eval_shape(lambda k: Transformer(config, k), jax.random.key(0))
         arrays = self.load(EMA if ema else MODEL, named_arrays(abstract), mesh)
         return with_arrays(abstract, arrays)
 

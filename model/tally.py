@@ -74,13 +74,10 @@ def tally(
     ema: bool = False,
     master_weights: bool = False,
 ) -> Tally:
-    """Counts a config from its declarations.
+    """Counts a config from its declarations, at so many tokens a sequence.
 
-    Args:
-      config: the model.
-      length: tokens of a sequence.
-      optimizer: ``config.optim.name``, for the bytes of its state.
-      ema, master_weights: whether an average and float32 weights are kept, as in ``config.optim``.
+    The optimizer's bytes are those of ``optim.name``, and of an average and float32 weights where
+    ``optim.ema`` and ``optim.master_weights`` have them kept.
     """
     whole = dataclasses.replace(config, attention_backend="dense")
     abstract = jax.eval_shape(lambda key: Transformer(whole, key), jax.random.key(0))
