@@ -21,22 +21,17 @@ Layer = dict[str, Float[Array, "..."]]
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Cache:
-    """What all layers remember. Rows fill the same slots together, whatever their lengths.
+    """What all layers remember. Rows fill the same slots together, whatever their lengths."""
 
-    Attributes:
-      position: in its row of the token in each slot; NEVER where there is none, which no
-        query sees.
-      layers: one for each stack of layers, or for each layer where these are unrolled.
-    """
-
+    # In its row of the token in each slot; NEVER where there is none, which no query sees.
     position: Int[Array, "B S"]
-    layers: list[Layer]
+    layers: list[Layer]  # of each stack of layers, or of each layer where these are unrolled
 
     def hold(self, index: Int[Array, "B T"], slot: Int[Array, ""]) -> "Cache":
         """Returns the cache with the positions of new tokens in the slots from ``slot``."""
         position = jnp.where(index < 0, NEVER, index).astype(self.position.dtype)
-        held = jax.lax.dynamic_update_slice_in_dim(self.position, position, slot, 1)
-        return dataclasses.replace(self, position=held)
+        position = jax.lax.dynamic_update_slice_in_dim(self.position, position, slot, 1)
+        return dataclasses.replace(self, position=position)
 
 
 def remember(layer: Layer, heads: Heads, mask: Mask, compute: Compute) -> tuple[Heads, Layer]:
@@ -58,22 +53,21 @@ def remember(layer: Layer, heads: Heads, mask: Mask, compute: Compute) -> tuple[
 
 
 def empty_cache(
-    rows: int, length: int, layers: list[dict], kept: dict[str, str], rules: ShardingRules
+    rows: int, length: int, layers: list[dict], stored: dict[str, str], rules: ShardingRules
 ) -> Cache:
     """Returns a cache with ``length`` empty slots for each row.
 
     Args:
       layers: shapes and types of what each layer, or stack of layers, remembers.
-      kept: types that are held as others.
+      stored: types that are stored as others.
     """
 
-    def zeros(x: jax.ShapeDtypeStruct, stacked: int) -> Array:
+    stacked = len(layers[0]["key"].shape) - 4
+
+    def zeros(x: jax.ShapeDtypeStruct) -> Array:
         spec = rules.spec((*("layers",) * stacked, *REMEMBERED), x.shape)
-        return jnp.zeros(x.shape, kept.get(x.dtype.name, x.dtype), out_sharding=spec)
+        return jnp.zeros(x.shape, stored.get(x.dtype.name, x.dtype), out_sharding=spec)
 
     shape = (rows, length)
     position = jnp.full(shape, NEVER, jnp.int32, out_sharding=rules.spec(("batch", None), shape))
-    return Cache(
-        position,
-        [{n: zeros(x, len(own["key"].shape) - 4) for n, x in own.items()} for own in layers],
-    )
+    return Cache(position, jax.tree.map(zeros, layers))

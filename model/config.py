@@ -118,12 +118,7 @@ class ModelConfig:
 
     @classmethod
     def from_config(cls, model: ConfigDict, vocab_size: int, length: int) -> "ModelConfig":
-        """Completes and checks ``config.model``.
-
-        Args:
-          model: the section ``model`` of a config.
-          vocab_size: the tokenizer's, for ``model.vocab_size = None``.
-          length: the run's sequence length, for ``model.max_length = None``.
+        """Completes and checks ``config.model``, for a tokenizer's tokens and a run's sequences.
 
         Raises:
           UserError: a field is unknown, out of range, or does not fit another.

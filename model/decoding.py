@@ -21,15 +21,10 @@ MULTIPLIED = ("matrix", "unembedding")
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Decoder:
-    """A network whose weights are cast and, where layers are unrolled, cut apart.
+    """A network whose weights are cast and, where layers are unrolled, cut apart."""
 
-    Attributes:
-      model: the network; its stacks of blocks are read where layers are scanned.
-      layers: its blocks cut apart, or None where they are scanned.
-    """
-
-    model: Transformer
-    layers: list[Block] | None
+    model: Transformer  # its stacks of blocks are read where layers are scanned
+    layers: list[Block] | None  # cut apart; None where they are scanned
 
     def empty_cache(self, rows: int, length: int) -> Cache:
         """Returns a cache for ``rows`` rows with ``length`` slots."""

@@ -81,8 +81,8 @@ def run(
 
     def several(x: Array, part: tuple) -> tuple[Array, list]:
         written = []
-        for block, own, drop in zip(*part, strict=True):
-            x, after = block(x, positions, mask, own, drop)
+        for block, remembered, drop in zip(*part, strict=True):
+            x, after = block(x, positions, mask, remembered, drop)
             written.append(after)
         return x, written
 

@@ -61,10 +61,7 @@ class MLP(nnx.Module):
 
 
 def mlp(name: str) -> Any:
-    """Returns the class of an MLP: constructed and called as ``MLP`` is.
-
-    Args:
-      name: an activation of ``MLP``, or "module:Class" for one of the reader's own.
+    """Returns ``MLP`` for an activation of it; for "module:Class" one's own, used as ``MLP`` is.
 
     Raises:
       UserError: there is no such class.

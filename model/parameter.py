@@ -24,25 +24,15 @@ Kind = Literal["matrix", "embedding", "unembedding", "gain", "bias"]
 
 @dataclasses.dataclass(frozen=True)
 class Declaration:
-    """What is known of a parameter without its value.
+    """What is known of a parameter without its value."""
 
-    Attributes:
-      path: its name in the model, as "blocks.0.attention.query".
-      shape: with the stacked layers first, where it is in a block.
-      axes: a logical axis a dimension.
-      kind: "matrix" (multiplies activations), "embedding", "unembedding", "gain" or "bias".
-      contracted: the axes summed over when it multiplies; empty but for matrices.
-      dtype: of its elements.
-      stacked: the axes that number matrices rather than span them: [D, H, K] may be H matrices
-        D x K.
-    """
-
-    path: str
-    shape: Shape
-    axes: Axes
-    kind: Kind
-    contracted: tuple[str, ...]
+    path: str  # its name in the model, as "blocks.0.attention.query"
+    shape: Shape  # with the stacked layers first, where it is in a block
+    axes: Axes  # a logical axis a dimension
+    kind: Kind  # a "matrix" multiplies activations
+    contracted: tuple[str, ...]  # axes summed over when it multiplies; empty but for matrices
     dtype: str
+    # Axes that number matrices rather than span them: [D, H, K] may be H matrices D x K.
     stacked: tuple[str, ...] = ()
 
     @property
@@ -74,17 +64,12 @@ class Declare:
     """Makes the parameters of one module; each is drawn from the module's key and its name.
 
     A parameter's values do not depend on the mesh, nor on the other parameters of its module.
-
-    Attributes:
-      key: of the module.
-      rules: split its parameters over the mesh.
-      dtype: of their elements.
-      mapped: axes over which the constructor is mapped, such as the layers of a stack of blocks.
     """
 
-    key: PRNGKeyArray
-    rules: ShardingRules
+    key: PRNGKeyArray  # of the module
+    rules: ShardingRules  # split its parameters over the mesh
     dtype: str
+    # Axes over which the constructor is mapped, such as the layers of a stack of blocks.
     mapped: tuple[str, ...] = ()
 
     def inside(self, name: str) -> "Declare":

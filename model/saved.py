@@ -31,21 +31,13 @@ from text.tokenizers import Tokenizer
 
 @dataclasses.dataclass(frozen=True)
 class Saved:
-    """A whole step or model on disk, its arrays not yet read.
+    """A whole step or model on disk, its arrays not yet read."""
 
-    Attributes:
-      path: its folder.
-      config: the resolved config that it was trained with.
-      tokenizer: None for a model of random tokens.
-      step: optimizer steps taken; None for a saved model.
-      corpus: digest of the text and tokens that it was trained on; None where it is not known.
-    """
-
-    path: Path
-    config: ConfigDict
-    tokenizer: Tokenizer | None
-    step: int | None
-    corpus: str | None = None
+    path: Path  # its folder
+    config: ConfigDict  # the resolved config that it was trained with
+    tokenizer: Tokenizer | None  # None for a model of random tokens
+    step: int | None  # optimizer steps taken; None for a saved model
+    corpus: str | None  # digest of the text and tokens that it was trained on, where it is known
 
     @property
     def model_config(self) -> ModelConfig:
@@ -74,26 +66,19 @@ class Saved:
         return (self.path / item).is_dir()
 
     def load(self, item: str, abstract: PyTree, mesh: Mesh) -> PyTree:
-        """Reads one item.
-
-        Args:
-          item: "model", "optimizer" or "ema".
-          abstract: shapes, dtypes and shardings that are wanted, in the structure wanted.
-          mesh: the devices behind the shardings.
+        """Reads an item, such as "model", with the structure, dtypes and shardings of ``abstract``.
 
         Raises:
           UserError: an array is missing or has another shape, or a file cannot be read.
         """
-        wanted = by_name(abstract)
-        there = self.shapes(item)
+        wanted, shapes = by_name(abstract), self.shapes(item)
         for name, leaf in wanted.items():
             # The key of a random generator is stored as the numbers in it.
             is_key = jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
             shape = jax.eval_shape(jax.random.key_data, leaf).shape if is_key else leaf.shape
-            if there.get(name) != tuple(shape):
-                holds = (
-                    f"holds {name} as {there[name]}" if name in there else f"has no array {name}"
-                )
+            if shapes.get(name) != tuple(shape):
+                saved = shapes.get(name)
+                holds = f"holds {name} as {saved}" if saved else f"has no array {name}"
                 raise UserError(
                     f"{self.path / item} {holds} and the config asks for {tuple(shape)}; "
                     "restore it into the config that it was saved with."
@@ -130,11 +115,7 @@ class Saved:
 
 
 def open_saved(checkpoint: str | os.PathLike[str], field: str = "--checkpoint") -> Saved:
-    """Opens a workdir (its newest whole step), a step, or a saved model.
-
-    Args:
-      checkpoint: its folder.
-      field: what named it, for errors.
+    """Opens the folder of a run (its newest whole step), of a step, or of a saved model.
 
     Raises:
       UserError: there is no such folder, or nothing whole in it.

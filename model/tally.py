@@ -81,9 +81,9 @@ def tally(
     """
     whole = dataclasses.replace(config, attention_backend="dense")
     abstract = jax.eval_shape(lambda key: Transformer(whole, key), jax.random.key(0))
-    found = declarations(abstract)
-    attention = [d for d in found if ".attention." in d.path]
-    matrices = [d for d in found if d.kind == "matrix"]
+    declared = declarations(abstract)
+    attention = [d for d in declared if ".attention." in d.path]
+    matrices = [d for d in declared if d.kind == "matrix"]
     in_attention = sum(d.size for d in matrices if d in attention)
     in_mlp = sum(d.size for d in matrices if d not in attention)
     parts = {
@@ -93,9 +93,9 @@ def tally(
         if axis in d.axes and d.kind in ("matrix", "gain")
     }
     table = config.vocab_size * config.embed_dim
-    padded = [d for d in found if "vocab" in d.axes]
+    padded = [d for d in declared if "vocab" in d.axes]
     padding = sum(d.size for d in padded) - table * len(padded)
-    total = sum(d.size for d in found) - padding
+    total = sum(d.size for d in declared) - padding
     pattern = 0.0
     for stack, window in zip(abstract.blocks, config.window, strict=True):
         w = min(window or length, length)
@@ -120,19 +120,19 @@ def tally(
         training_flops=3 * forward,
         parameter_bytes=(total + padding) * size,
         gradient_bytes=(total + padding) * size,
-        optimizer_bytes=_kept_bytes(found, optimizer, ema, master_weights and size < 4),
+        optimizer_bytes=_kept_bytes(declared, optimizer, ema, master_weights and size < 4),
         cache_bytes_per_token=sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(cached)),
         length=length,
     )
 
 
-def _kept_bytes(found: list[Declaration], optimizer: str, ema: bool, master: bool) -> int | None:
+def _kept_bytes(declared: list[Declaration], optimizer: str, ema: bool, master: bool) -> int | None:
     if ":" in optimizer:
         return None
     return sum(
         _moments(d, optimizer) * (4 if master else jnp.dtype(d.dtype).itemsize)
         + 4 * d.size * (ema + master)
-        for d in found
+        for d in declared
     )
 
 

@@ -66,19 +66,19 @@ def continue_tokens(
     options = device().one_row_options(model.config.dtype) if len(prompts) == 1 else {}
     loop, key, reach = _loop(tuple(options.items())), jax.random.key(seed), model.config.max_length
     rows = [np.asarray(prompt, np.int32) for prompt in prompts]
-    wanted = np.full(len(rows), new_tokens, np.int32)
+    wanted = np.full(len(rows), new_tokens)
     while wanted.any():
-        heard = [row if len(row) < reach else row[-max(1, reach // 2) :] for row in rows]
-        lengths = np.array([len(row) for row in heard], np.int32)
+        contexts = [row if len(row) < reach else row[-max(1, reach // 2) :] for row in rows]
+        lengths = np.array([len(row) for row in contexts], np.int32)
         before = np.array([len(row) for row in rows], np.int32) - lengths
-        limits = np.minimum(wanted, reach - lengths)
+        limits = np.minimum(wanted, reach - lengths).astype(np.int32)
         # The last token of each row is the first that the loop reads.
         longest = int(lengths.max()) - 1
         tokens = np.zeros((len(rows), _bucket(longest)), np.int32)
-        for padded, row in zip(tokens, heard, strict=True):
+        for padded, row in zip(tokens, contexts, strict=True):
             padded[: len(row) - 1] = row[:-1]
         cache = _prefill(decoder, tokens, lengths - 1, _bucket(longest + int(limits.max())))
-        last = np.array([row[-1] for row in heard])
+        last = np.array([row[-1] for row in contexts])
         drawn = loop(decoder, last, lengths, before, cache, limits, numbers, key, end)
         for i, (new, limit) in enumerate(zip(np.asarray(drawn), limits, strict=True)):
             ends = np.flatnonzero(new[:limit] == end)
