@@ -45,13 +45,9 @@ class ShardingRules:
     def spec(self, axes: Axes, shape: Sequence[int] | None = None) -> PartitionSpec | None:
         """Returns how an array with these logical axes is split over the current mesh.
 
-        Args:
-          axes: a logical axis a dimension; names that the table lacks are not split.
-          shape: where given, a dimension that its mesh axes do not divide is not split
-            (grouped key/value heads, or a batch of one prompt).
-
-        Returns:
-          The partition, or None where no mesh is set, or each shard is computed by itself.
+        Axes that the table lacks are not split; where there is a shape, neither is a dimension that
+        its mesh axes do not divide (grouped key/value heads, or a batch of one prompt). It is None
+        where no mesh is set, or each shard is computed by itself.
         """
         mesh = jax.sharding.get_abstract_mesh()
         if mesh.empty or mesh.are_all_axes_manual:
@@ -88,10 +84,7 @@ def platform() -> str:
 
 
 def split_host(count: int | None) -> None:
-    """Splits a CPU into devices for a mesh; no array may have been made before.
-
-    Args:
-      count: ``config.host_devices``; None leaves the CPU as it is.
+    """Splits a CPU into ``config.host_devices``; no array may have been made before.
 
     Raises:
       UserError: it is below 1 or too many, or jax has begun with another number.
@@ -117,9 +110,7 @@ def split_host(count: int | None) -> None:
 def make_mesh(sizes: dict[str, int], field: str = "config.mesh") -> Mesh:
     """Returns a mesh with explicit axes ``data``, ``fsdp``, ``heads`` and ``context``.
 
-    Args:
-      sizes: ``config.mesh``; one size may be -1 and takes the devices that are left.
-      field: what gave the sizes, for errors.
+    One of the sizes may be -1 and takes the devices that are left.
 
     Raises:
       UserError: the sizes do not multiply to the number of devices.

@@ -57,9 +57,8 @@ def empty_cache(
 ) -> Cache:
     """Returns a cache with ``length`` empty slots for each row.
 
-    Args:
-      layers: shapes and types of what each layer, or stack of layers, remembers.
-      stored: types that are stored as others.
+    ``layers`` are shapes and types of what each layer, or stack of layers, remembers; types that
+    are keys of ``stored`` are stored as its values.
     """
 
     stacked = len(layers[0]["key"].shape) - 4

@@ -13,14 +13,11 @@ MOST_BYTES = 2 * 2**30
 
 
 def keep_compiled() -> Path | None:
-    """Turns on jax's persistent compilation cache, in ``configs.folders.user_cache()``.
+    """Turns on jax's persistent compilation cache in the user's; returns its folder, or None.
 
     Jax's own settings, ``JAX_COMPILATION_CACHE_DIR`` and ``JAX_ENABLE_COMPILATION_CACHE=0``, come
     first; its keys tell kinds of processors apart. Without a folder that can be written nothing
     is kept.
-
-    Returns:
-      The folder in use, or None.
     """
     settings: Any = jax.config
     if not settings.jax_enable_compilation_cache:

@@ -18,9 +18,7 @@ _CHOICES = {
     "norm": ("layernorm", "rmsnorm"),
     "mlp": ("gelu_tanh", "gelu_erf", "swiglu", "none"),
     "remat": ("none", "block", "matmuls"),
-    "dtype": ("float32", "bfloat16"),
-    "param_dtype": ("float32", "bfloat16"),
-    "accumulation_dtype": ("float32", "bfloat16"),
+    **dict.fromkeys(("dtype", "param_dtype", "accumulation_dtype"), ("float32", "bfloat16")),
 }
 _SIZES = (
     *("embed_dim", "num_layers", "num_heads", "num_kv_heads", "head_dim", "value_dim"),

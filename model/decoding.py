@@ -48,12 +48,12 @@ def ready(model: Transformer) -> Decoder:
     that are looked up stay as they are. What is changed has memory of its own.
     """
     blocks, table = _cast(model)
-    ready = copy.copy(model)
-    ready.unembedding = nnx.data(table)
+    model = copy.copy(model)
+    model.unembedding = nnx.data(table)
     if not scanned(model.config):
-        return Decoder(ready, blocks)
-    ready.blocks = nnx.List(blocks)
-    return Decoder(ready, None)
+        return Decoder(model, blocks)
+    model.blocks = nnx.List(blocks)
+    return Decoder(model, None)
 
 
 @jax.jit

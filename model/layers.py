@@ -67,11 +67,7 @@ def run(
     """Returns the residual stream after all blocks, and what they remember.
 
     Args:
-      config: of the network.
       blocks: stacks of blocks; stack i has the layers i, i + p, i + 2p, ... of a period of p.
-      x: the residual stream.
-      positions: of each token in its document.
-      mask: which key a query sees.
       cache: of each stack where layers are scanned, else of each layer.
       key: of dropout; None does not drop.
       layers: the blocks cut apart, where they are not scanned; cut here when None.

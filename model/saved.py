@@ -76,9 +76,9 @@ class Saved:
             # The key of a random generator is stored as the numbers in it.
             is_key = jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
             shape = jax.eval_shape(jax.random.key_data, leaf).shape if is_key else leaf.shape
-            if shapes.get(name) != tuple(shape):
-                saved = shapes.get(name)
-                holds = f"holds {name} as {saved}" if saved else f"has no array {name}"
+            saved = shapes.get(name)
+            if saved != tuple(shape):
+                holds = f"has no array {name}" if saved is None else f"holds {name} as {saved}"
                 raise UserError(
                     f"{self.path / item} {holds} and the config asks for {tuple(shape)}; "
                     "restore it into the config that it was saved with."

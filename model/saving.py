@@ -20,13 +20,11 @@ _copy = jax.jit(lambda array: array.copy())
 def save(path: Path, items: dict[str, PyTree], documents: dict[str, str]) -> Future[None]:
     """Begins to write a step or a model: when this returns, its arrays may be overwritten.
 
-    Args:
-      path: the folder, whose parent exists; a folder that is not whole is replaced.
-      items: arrays of each Orbax item.
-      documents: texts of the plain files.
+    ``items`` are the arrays of each Orbax item, ``documents`` the texts of the plain files. A folder
+    that is not whole is replaced.
 
     Returns:
-      What is done when the save is whole; its result is a UserError where it cannot be written.
+      A future, done when the save is whole; it raises UserError where it could not be written.
 
     Raises:
       UserError: nothing can be written there.
@@ -84,10 +82,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_manifest(path: Path) -> None:
-    files = {
-        str(file.relative_to(path)): file.stat().st_size
-        for file in sorted(path.rglob("*"))
-        if file.is_file()
-    }
-    manifest = dict(format=FORMAT, jax=jax.__version__, files=files)
+    files = [file for file in sorted(path.rglob("*")) if file.is_file()]
+    sizes = {str(file.relative_to(path)): file.stat().st_size for file in files}
+    manifest = dict(format=FORMAT, jax=jax.__version__, files=sizes)
     write_text(path / MANIFEST, json.dumps(manifest, indent=1) + "\n")

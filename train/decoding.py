@@ -38,8 +38,6 @@ def continue_tokens(
       model: on the mesh that is set, or on one device. It is made ready for decoding at every call;
         ``model.decoding.ready`` does so once for many.
       prompts: at least one token each.
-      new_tokens: to draw for each.
-      sampler: how.
       seed: of the draws; a row's depend on its number, not on the other rows.
       end_id: a row ends when it draws this token; None: never.
 
@@ -96,7 +94,7 @@ def _prefill(decoder: Decoder, tokens: Array, lengths: Array, slots: int) -> Cac
     """Returns a cache of so many slots that holds the first ``lengths`` tokens of each row."""
     reshard = decoder.model.compute.reshard
     cache = decoder.empty_cache(tokens.shape[0], slots)
-    index = jnp.broadcast_to(jnp.arange(tokens.shape[1])[None], tokens.shape)
+    index = jnp.arange(tokens.shape[1])[None]
     index = jnp.where(index < lengths[:, None], index, -1)
     tokens, index = (reshard(x, ("batch", None)) for x in (tokens, index))
     return decoder.decode(tokens, index, jnp.int32(0), cache)[1]
