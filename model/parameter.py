@@ -92,8 +92,7 @@ class Declare:
 
         Args:
           name: unique in the module.
-          shape: of one layer.
-          axes: a logical axis a dimension.
+          shape: of one layer, with a logical axis of ``axes`` a dimension.
           contracted: the axes that it sums over, with spaces between; their lengths make fan_in.
           stacked: the axes that number matrices rather than span one, with spaces between.
           gain: multiplies the standard deviation.

@@ -90,8 +90,7 @@ class Saved:
 
         with self._reading(item):
             arrays = ocp.load_checkpointables(self.path, {item: jax.tree.map(placed, wanted)})[item]
-        leaves = [arrays[name] for name in wanted]
-        return jax.tree.unflatten(jax.tree.structure(abstract), leaves)
+        return jax.tree.unflatten(jax.tree.structure(abstract), [arrays[name] for name in wanted])
 
     def shapes(self, item: str) -> dict[str, tuple[int, ...]]:
         """Returns the shape of each array of an item, "model" or "optimizer", by its name.
