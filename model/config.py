@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from configs.errors import UserError, nearest
 
 VOCAB_MULTIPLE = 128  # padding of the vocabulary; independent of the mesh
-MOST = 2**30  # positions and sizes are counted in 32 bits
+MOST = 2**31 - 1  # positions and sizes have 32 bits
 
 _CHOICES = {
     "value_map": ("factored", "full"),
@@ -36,10 +36,10 @@ def _is_positive(value: float) -> bool:
 
 # What a field must be, in the words of its error.
 _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
-    **dict.fromkeys(_SIZES, (_is_size, "be at least 1 and at most 2**30")),
+    **dict.fromkeys(_SIZES, (_is_size, "be at least 1 and below 2**31")),
     "window": (
         lambda window: window and all(size is None or _is_size(size) for size in window),
-        "hold None or sizes of at least 1 and at most 2**30 tokens, such as (None, 256)",
+        "hold None or sizes of at least 1 and below 2**31 tokens, such as (None, 256)",
     ),
     "dropout": (lambda rate: 0 <= rate < 1, "be at least 0 and below 1"),
     "rotary_base": (_is_positive, "be positive and finite"),

@@ -20,8 +20,8 @@ _copy = jax.jit(lambda array: array.copy())
 def save(path: Path, items: dict[str, PyTree], documents: dict[str, str]) -> Future[None]:
     """Begins to write a step or a model: when this returns, its arrays may be overwritten.
 
-    ``items`` are the arrays of each Orbax item, ``documents`` the texts of the plain files. A folder
-    that is not whole is replaced.
+    ``items`` are the arrays of each Orbax item, ``documents`` the texts of the plain files.
+    A folder that is not whole is replaced.
 
     Returns:
       A future, done when the save is whole; it raises UserError where it could not be written.
