@@ -12,7 +12,7 @@ GRAMMAR_LENGTH = 64
 
 
 def model() -> ConfigDict:
-    """The network. ``model.config.ModelConfig`` validates these fields and documents them too."""
+    """The network. ``model.config.ModelConfig`` validates these fields."""
     return ConfigDict(
         dict(
             # Sizes.

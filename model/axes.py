@@ -45,13 +45,9 @@ class ShardingRules:
     def spec(self, axes: Axes, shape: Sequence[int] | None = None) -> PartitionSpec | None:
         """Returns how an array with these logical axes is split over the current mesh.
 
-        Args:
-          axes: a logical axis a dimension; names that the table lacks are not split.
-          shape: where given, a dimension that its mesh axes do not divide is not split
-            (grouped key/value heads, or a batch of one prompt).
-
-        Returns:
-          The partition, or None where no mesh is set, or each shard is computed by itself.
+        Axes that the table lacks are not split; where there is a shape, neither is a dimension that
+        its mesh axes do not divide (grouped key/value heads, or a batch of one prompt). It is None
+        where no mesh is set, or each shard is computed by itself.
         """
         mesh = jax.sharding.get_abstract_mesh()
         if mesh.empty or mesh.are_all_axes_manual:
@@ -88,10 +84,7 @@ def platform() -> str:
 
 
 def split_host(count: int | None) -> None:
-    """Splits a CPU into devices for a mesh; no array may have been made before.
-
-    Args:
-      count: ``config.host_devices``; None leaves the CPU as it is.
+    """Splits a CPU into ``config.host_devices``; no array may have been made before.
 
     Raises:
       UserError: it is below 1 or too many, or jax has begun with another number.
@@ -107,74 +100,53 @@ def split_host(count: int | None) -> None:
     try:
         jax.config.update("jax_num_cpu_devices", count)
     except RuntimeError as error:
-        if len(jax.devices("cpu")) != count:
+        if (begun := len(jax.devices("cpu"))) != count:
             raise UserError(
-                f"config.host_devices = {count} comes too late: jax has begun with "
-                f"{len(jax.devices('cpu'))}; set it in the config of a new process."
+                f"config.host_devices = {count} comes too late: jax has begun with {begun}; "
+                "set it in the config of a new process."
             ) from error
 
 
-def make_mesh(
-    sizes: dict[str, int],
-    devices: Sequence[jax.Device] | None = None,
-    field: str = "config.mesh",
-) -> Mesh:
+def make_mesh(sizes: dict[str, int], field: str = "config.mesh") -> Mesh:
     """Returns a mesh with explicit axes ``data``, ``fsdp``, ``heads`` and ``context``.
 
-    Args:
-      sizes: ``config.mesh``; one size may be -1 and takes the devices that are left.
-      devices: all of the backend's when None.
-      field: what gave the sizes, for errors.
+    One of the sizes may be -1 and takes the devices that are left.
 
     Raises:
       UserError: the sizes do not multiply to the number of devices.
     """
-    devices = list(jax.devices() if devices is None else devices)
+    devices = jax.devices()
     shape = [int(sizes[axis]) for axis in MESH_AXES]
     written = " x ".join(f"{axis}={size}" for axis, size in zip(MESH_AXES, shape, strict=True))
     if any(size < 1 and size != -1 for size in shape) or shape.count(-1) > 1:
         raise UserError(f"{field} ({written}) must hold positive sizes, at most one of them -1.")
-    if -1 in shape:
-        known = math.prod(size for size in shape if size != -1)
-        if len(devices) % known:
-            raise UserError(
-                f"{field} ({written}) does not divide {len(devices)} devices; "
-                f"change a size of {field}."
-            )
-        shape[shape.index(-1)] = len(devices) // known
-    count = math.prod(shape)
+    known = math.prod(size for size in shape if size != -1)
+    filled = [len(devices) // known if size == -1 else size for size in shape]
+    count, wrong = math.prod(filled), ""
     if count > len(devices):
-        raise UserError(
-            f"{field} ({written}) needs {count} devices and there are {len(devices)}; "
-            f"change a size of {field}."
-        )
-    if jax.process_count() > 1 and count != len(devices):
-        raise UserError(
-            f"{field} ({written}) uses {count} of {len(devices)} devices, but every process "
-            f"needs a share; change a size of {field}."
-        )
+        wrong = f"needs {count} devices and there are {len(devices)}"
+    elif -1 in shape and count != len(devices):
+        wrong = f"does not divide {len(devices)} devices"
+    elif jax.process_count() > 1 and count != len(devices):
+        wrong = f"uses {count} of {len(devices)} devices, but every process needs a share"
+    if wrong:
+        raise UserError(f"{field} ({written}) {wrong}; change a size of {field}.")
     types = (AxisType.Explicit,) * len(MESH_AXES)
     if count == len(devices):
-        return jax.make_mesh(shape, MESH_AXES, axis_types=types, devices=devices)
-    return Mesh(np.asarray(devices[:count]).reshape(shape), MESH_AXES, axis_types=types)
+        return jax.make_mesh(filled, MESH_AXES, axis_types=types)
+    return Mesh(np.asarray(devices[:count]).reshape(filled), MESH_AXES, axis_types=types)
 
 
 def check_mesh(mesh: Mesh, config: ModelConfig, batch_size: int, length: int) -> None:
-    """Checks that the model and the batch can be split over a mesh.
-
-    Args:
-      mesh: with the axes of ``MESH_AXES``.
-      config: the model.
-      batch_size: sequences of one microbatch.
-      length: tokens of a sequence.
+    """Checks that a model and microbatches of ``batch_size`` sequences can be split over a mesh.
 
     Raises:
       UserError: a size does not divide; the sentence names the field.
     """
     sizes = dict(mesh.shape)
-    parts = sizes["data"] * sizes["fsdp"]
+    rows = sizes["data"] * sizes["fsdp"]
     needs = [
-        ("batch_size / optim.accumulate", batch_size, "mesh.data x mesh.fsdp", parts),
+        ("batch_size / optim.accumulate", batch_size, "mesh.data x mesh.fsdp", rows),
         ("model.embed_dim", config.embed_dim, "mesh.fsdp", sizes["fsdp"]),
         ("model.num_heads", config.num_heads, "mesh.heads", sizes["heads"]),
         ("model.mlp_dim", config.mlp_dim, "mesh.heads", sizes["heads"]),

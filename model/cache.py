@@ -7,10 +7,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from model.axes import WHOLE_KEYS, ShardingRules
+from model.axes import Axes, ShardingRules
 from model.compute import Compute
 from model.heads import Heads
 from model.masks import NEVER, Mask
+
+REMEMBERED: Axes = ("batch", "kv_heads")  # the slots and what follows are not split
 
 # What a layer remembers of each slot: "key" [B, G, S, K], "value" [B, Gv, S, R], and a variant's
 # more. A stack of layers has an axis before those.
@@ -21,32 +23,21 @@ Layer = dict[str, Float[Array, "..."]]
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Cache:
-    """What all layers remember. Rows fill the same slots together, whatever their lengths.
+    """What all layers remember. Rows fill the same slots together, whatever their lengths."""
 
-    Attributes:
-      position: in its row of the token in each slot; NEVER where there is none, which no
-        query sees.
-      layers: one for each stack of layers, or for each layer where these are unrolled.
-    """
-
+    # In its row of the token in each slot; NEVER where there is none, which no query sees.
     position: Int[Array, "B S"]
-    layers: list[Layer]
+    layers: list[Layer]  # of each stack of layers, or of each layer where these are unrolled
 
     def hold(self, index: Int[Array, "B T"], slot: Int[Array, ""]) -> "Cache":
         """Returns the cache with the positions of new tokens in the slots from ``slot``."""
         position = jnp.where(index < 0, NEVER, index).astype(self.position.dtype)
-        held = jax.lax.dynamic_update_slice_in_dim(self.position, position, slot, 1)
-        return dataclasses.replace(self, position=held)
+        position = jax.lax.dynamic_update_slice_in_dim(self.position, position, slot, 1)
+        return dataclasses.replace(self, position=position)
 
 
 def remember(layer: Layer, heads: Heads, mask: Mask, compute: Compute) -> tuple[Heads, Layer]:
-    """Writes what new tokens have to the slots that they take, and returns all slots' with it.
-
-    Args:
-      layer: what one layer remembers.
-      heads: of the new tokens.
-      mask: says which slot is the first that they take.
-      compute: splits what is remembered; slots are not split.
+    """Writes what a layer has of new tokens from the mask's slot on; returns all slots with it.
 
     Raises:
       ValueError: the mask does not say which slot.
@@ -56,8 +47,7 @@ def remember(layer: Layer, heads: Heads, mask: Mask, compute: Compute) -> tuple[
         raise ValueError("with a cache, the mask must say which slot the tokens take")
 
     def put(slots: Array, new: Array) -> Array:
-        axes = (*WHOLE_KEYS[:3], *(None,) * (new.ndim - 3))
-        new = compute.reshard(new.astype(slots.dtype), axes)
+        new = compute.reshard(new.astype(slots.dtype), REMEMBERED)
         return jax.lax.dynamic_update_slice_in_dim(slots, new, slot, 2)
 
     written = {name: put(layer[name], new) for name, new in heads.remembered.items()}
@@ -65,26 +55,20 @@ def remember(layer: Layer, heads: Heads, mask: Mask, compute: Compute) -> tuple[
 
 
 def empty_cache(
-    rows: int, length: int, layers: list[dict], kept: dict[str, str], rules: ShardingRules
+    rows: int, length: int, layers: list[dict], stored: dict[str, str], rules: ShardingRules
 ) -> Cache:
-    """Returns a cache of empty slots.
+    """Returns a cache with ``length`` empty slots for each row.
 
-    Args:
-      rows: of the batch.
-      length: slots of a row.
-      layers: shapes and types of what each layer, or stack of layers, remembers.
-      kept: types that are held as others.
-      rules: split the arrays over the mesh; the slots are not split.
+    ``layers`` are shapes and types of what each layer, or stack of layers, remembers; types that
+    are keys of ``stored`` are stored as its values.
     """
 
-    def zeros(x: jax.ShapeDtypeStruct, stacked: int) -> Array:
-        axes = (*("layers",) * stacked, *WHOLE_KEYS[:3])
-        spec = rules.spec((*axes, *(None,) * (len(x.shape) - len(axes))), x.shape)
-        return jnp.zeros(x.shape, kept.get(x.dtype.name, x.dtype), out_sharding=spec)
+    stacked = len(layers[0]["key"].shape) - 4
+
+    def zeros(x: jax.ShapeDtypeStruct) -> Array:
+        spec = rules.spec((*("layers",) * stacked, *REMEMBERED), x.shape)
+        return jnp.zeros(x.shape, stored.get(x.dtype.name, x.dtype), out_sharding=spec)
 
     shape = (rows, length)
     position = jnp.full(shape, NEVER, jnp.int32, out_sharding=rules.spec(("batch", None), shape))
-    return Cache(
-        position,
-        [{n: zeros(x, len(own["key"].shape) - 4) for n, x in own.items()} for own in layers],
-    )
+    return Cache(position, jax.tree.map(zeros, layers))

@@ -1,8 +1,6 @@
 """What is compiled is kept on disk, so that the next start of the same program is quick."""
 
-import hashlib
 import os
-import platform
 from pathlib import Path
 from typing import Any
 
@@ -15,22 +13,18 @@ MOST_BYTES = 2 * 2**30
 
 
 def keep_compiled() -> Path | None:
-    """Turns on jax's persistent compilation cache, in a folder of the user's.
+    """Turns on jax's persistent compilation cache in the user's; returns its folder, or None.
 
-    It is ``$XDG_CACHE_HOME/manyheads/compiled`` or ``~/.cache/manyheads/compiled``, with a folder
-    for each kind of processor, since a CPU's programs run on its like alone. Jax's own settings,
-    ``JAX_COMPILATION_CACHE_DIR`` and ``JAX_ENABLE_COMPILATION_CACHE=0``, come first. Without a
-    folder that can be written nothing is kept.
-
-    Returns:
-      The folder in use, or None.
+    Jax's own settings, ``JAX_COMPILATION_CACHE_DIR`` and ``JAX_ENABLE_COMPILATION_CACHE=0``, come
+    first; its keys tell kinds of processors apart. Without a folder that can be written nothing
+    is kept.
     """
     settings: Any = jax.config
     if not settings.jax_enable_compilation_cache:
         return None
     if settings.jax_compilation_cache_dir:
         return Path(settings.jax_compilation_cache_dir)
-    folder = user_cache() / "compiled" / _processor()
+    folder = user_cache() / "compiled"
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError:
@@ -42,18 +36,3 @@ def keep_compiled() -> Path | None:
     # Small programs too: a start has dozens of them.
     settings.update("jax_persistent_cache_min_compile_time_secs", 0.1)
     return folder
-
-
-def _processor() -> str:
-    """Returns a name for this machine's processor and what it can do."""
-    traits = [platform.machine(), platform.processor()]
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    traits += [
-        next((line for line in lines if line.startswith(name)), "")
-        for name in ("model name", "flags", "Features")
-    ]
-    digest = hashlib.sha256("\n".join(traits).encode()).hexdigest()
-    return f"{platform.machine() or 'unknown'}-{digest[:12]}"

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -9,6 +10,7 @@ from ml_collections import ConfigDict
 from configs.errors import UserError, nearest
 
 VOCAB_MULTIPLE = 128  # padding of the vocabulary; independent of the mesh
+MOST = 2**31 - 1  # positions and sizes have 32 bits
 
 _CHOICES = {
     "value_map": ("factored", "full"),
@@ -16,9 +18,33 @@ _CHOICES = {
     "norm": ("layernorm", "rmsnorm"),
     "mlp": ("gelu_tanh", "gelu_erf", "swiglu", "none"),
     "remat": ("none", "block", "matmuls"),
-    "dtype": ("float32", "bfloat16"),
-    "param_dtype": ("float32", "bfloat16"),
-    "accumulation_dtype": ("float32", "bfloat16"),
+    **dict.fromkeys(("dtype", "param_dtype", "accumulation_dtype"), ("float32", "bfloat16")),
+}
+_SIZES = (
+    *("embed_dim", "num_layers", "num_heads", "num_kv_heads", "head_dim", "value_dim"),
+    *("mlp_dim", "vocab_size", "max_length"),
+)
+
+
+def _is_size(value: int) -> bool:
+    return 1 <= value <= MOST
+
+
+def _is_positive(value: float) -> bool:
+    return 0 < value < math.inf
+
+
+# What a field must be, in the words of its error.
+_RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    **dict.fromkeys(_SIZES, (_is_size, "be at least 1 and below 2**31")),
+    "window": (
+        lambda window: window and all(size is None or _is_size(size) for size in window),
+        "hold None or sizes of at least 1 and below 2**31 tokens, such as (None, 256)",
+    ),
+    "dropout": (lambda rate: 0 <= rate < 1, "be at least 0 and below 1"),
+    "rotary_base": (_is_positive, "be positive and finite"),
+    "norm_epsilon": (_is_positive, "be positive and finite"),
+    "logit_cap": (lambda cap: cap is None or _is_positive(cap), "be positive and finite, or None"),
 }
 
 
@@ -26,86 +52,52 @@ _CHOICES = {
 class ModelConfig:
     """Shape and arithmetic of a network, complete and checked.
 
-    Built from ``config.model`` by ``from_config``; no field is None that need not be.
-
-    Attributes:
-      embed_dim: D, width of the residual stream.
-      num_layers: L, blocks.
-      num_heads: H, query heads of a block.
-      num_kv_heads: G, key/value heads; divides H. 1 is multi-query attention.
-      head_dim: K, width of queries and keys.
-      value_dim: R, rank of a head's factored value map.
-      mlp_dim: F, hidden width of the MLP.
-      vocab_size: V, the true number of tokens.
-      max_length: longest sequence in tokens; rows of the table of learned positions.
-      attention: the attention variant, "multihead" or "module:Class".
-      attention_backend: who computes the attention pattern; "auto" leaves it to device and shape.
-      value_map: "factored" (value_down then value_up) or "full" (one D x D map a head).
-      positions: "learned" (added to the embedding), "rotary" (turns queries and keys) or "none".
-      rotary_base: wavelength base of rotary positions.
-      window: tokens that a query sees, itself included, one entry a layer, repeated over the
-        layers; None sees all before it. Its length is the period of the scan.
-      query_key_norm: RMSNorm with a gain on each head's queries and keys.
-      logit_cap: attention logits become ``cap * tanh(logit / cap)``; None leaves them.
-      norm: "layernorm" or "rmsnorm".
-      norm_epsilon: added to the variance.
-      mlp: activation of the MLP, "gelu_tanh", "gelu_erf" or "swiglu"; "none" is attention only;
-        "module:Class" is one of the reader's own.
-      parallel_blocks: attention and MLP read the same normed residual.
-      biases: biases on queries, keys, values, updates, the MLP and LayerNorm.
-      tie_embeddings: the unembedding is the embedding, transposed.
-      dropout: probability of zeroing, on the embedding and on each block's updates.
-      scan_layers: scan over the stacked blocks, or unroll them; None leaves it to the device.
-      remat: what the backward pass recomputes, "none", "block" or "matmuls".
-      dtype: of activations and of the operands of matrix products.
-      param_dtype: of the parameters.
-      accumulation_dtype: of the sums in matrix products, softmax and norms.
+    Built by ``from_config``. The fields are those of ``configs.base.model``, which says what each
+    means; what the config leaves None is filled in here, where it has to be known.
     """
 
-    embed_dim: int
-    num_layers: int
-    num_heads: int
-    num_kv_heads: int
-    head_dim: int
-    value_dim: int
-    mlp_dim: int
-    vocab_size: int
+    embed_dim: int  # D
+    num_layers: int  # L
+    num_heads: int  # H
+    num_kv_heads: int  # G
+    head_dim: int  # K
+    value_dim: int  # R
+    mlp_dim: int  # F
+    vocab_size: int  # V
     max_length: int
-    attention: str = "multihead"
-    attention_backend: str = "auto"
-    value_map: str = "factored"
-    positions: str = "rotary"
-    rotary_base: float = 10_000.0
-    window: tuple[int | None, ...] = (None,)
-    query_key_norm: bool = False
-    logit_cap: float | None = None
-    norm: str = "rmsnorm"
-    norm_epsilon: float = 1e-5
-    mlp: str = "gelu_tanh"
-    parallel_blocks: bool = False
-    biases: bool = False
-    tie_embeddings: bool = False
-    dropout: float = 0.0
-    scan_layers: bool | None = None
-    remat: str = "none"
-    dtype: str = "float32"
-    param_dtype: str = "float32"
-    accumulation_dtype: str = "float32"
+    attention: str
+    attention_backend: str
+    value_map: str
+    positions: str
+    rotary_base: float
+    window: tuple[int | None, ...]
+    query_key_norm: bool
+    logit_cap: float | None
+    norm: str
+    norm_epsilon: float
+    mlp: str
+    parallel_blocks: bool
+    biases: bool
+    tie_embeddings: bool
+    dropout: float
+    scan_layers: bool | None
+    remat: str
+    dtype: str
+    param_dtype: str
+    accumulation_dtype: str
 
     def __post_init__(self) -> None:
         for name, choices in _CHOICES.items():
             value = getattr(self, name)
-            if name == "mlp" and ":" in value:
-                continue
-            if value not in choices:
+            if value not in choices and not (name == "mlp" and ":" in value):
                 raise UserError(
                     f"model.{name} cannot be {value!r}{nearest(str(value), choices)}; "
                     f"choose one of {', '.join(choices)}."
                 )
-        sizes = ("embed_dim", "num_layers", "num_heads", "num_kv_heads", "head_dim", "value_dim")
-        for name in (*sizes, "mlp_dim", "vocab_size", "max_length"):
-            if getattr(self, name) < 1:
-                raise UserError(f"model.{name} is {getattr(self, name)}; it must be at least 1.")
+        for name, (fits, words) in _RANGES.items():
+            value = getattr(self, name)
+            if not fits(value):
+                raise UserError(f"model.{name} = {value} must {words}.")
         if self.num_heads % self.num_kv_heads:
             raise UserError(
                 f"model.num_kv_heads = {self.num_kv_heads} does not divide model.num_heads = "
@@ -116,32 +108,15 @@ class ModelConfig:
                 f"model.head_dim = {self.head_dim} is odd and rotary positions turn pairs; "
                 "make it even or choose other model.positions."
             )
-        if not self.window or any(w is not None and w < 1 for w in self.window):
-            raise UserError(
-                f"model.window = {self.window} must hold None or sizes of at least 1 token, "
-                "such as (None, 256)."
-            )
         if self.num_layers % len(self.window):
             raise UserError(
                 f"model.window has {len(self.window)} entries, which do not divide "
                 f"model.num_layers = {self.num_layers}; change one of them."
             )
-        if not 0 <= self.dropout < 1:
-            raise UserError(f"model.dropout = {self.dropout} must be at least 0 and below 1.")
-        for name in ("rotary_base", "norm_epsilon"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise UserError(f"model.{name} = {getattr(self, name)} must be positive, finite.")
-        if self.logit_cap is not None and not 0 < self.logit_cap < math.inf:
-            raise UserError(f"model.logit_cap = {self.logit_cap} must be positive, or None.")
 
     @classmethod
     def from_config(cls, model: ConfigDict, vocab_size: int, length: int) -> "ModelConfig":
-        """Completes and checks ``config.model``.
-
-        Args:
-          model: the section ``model`` of a config.
-          vocab_size: the tokenizer's, for ``model.vocab_size = None``.
-          length: the run's sequence length, for ``model.max_length = None``.
+        """Completes and checks ``config.model``, for a tokenizer's tokens and a run's sequences.
 
         Raises:
           UserError: a field is unknown, out of range, or does not fit another.
@@ -168,10 +143,8 @@ class ModelConfig:
             "vocab_size": vocab_size,
             "max_length": length,
         }
-        for name, default in defaults.items():
-            if values[name] is None:
-                values[name] = default
-        config = cls(**values)
+        unset = {name: default for name, default in defaults.items() if values[name] is None}
+        config = cls(**values | unset)
         if config.vocab_size < vocab_size:
             raise UserError(
                 f"model.vocab_size = {config.vocab_size} is less than the tokenizer's "

@@ -2,7 +2,7 @@
 
 import copy
 import dataclasses
-from typing import no_type_check
+from typing import Any, no_type_check
 
 import jax
 from flax import nnx
@@ -21,15 +21,10 @@ MULTIPLIED = ("matrix", "unembedding")
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Decoder:
-    """A network whose weights are cast and, where layers are unrolled, cut apart.
+    """A network whose weights are cast and, where layers are unrolled, cut apart."""
 
-    Attributes:
-      model: the network; its stacks of blocks are read where layers are scanned.
-      layers: its blocks cut apart, or None where they are scanned.
-    """
-
-    model: Transformer
-    layers: list[Block] | None
+    model: Transformer  # its stacks of blocks are read where layers are scanned
+    layers: list[Block] | None  # cut apart; None where they are scanned
 
     def empty_cache(self, rows: int, length: int) -> Cache:
         """Returns a cache for ``rows`` rows with ``length`` slots."""
@@ -52,26 +47,23 @@ def ready(model: Transformer) -> Decoder:
     Matrices take the dtype of activations, as they would at every use; gains, biases and tables
     that are looked up stay as they are. What is changed has memory of its own.
     """
-    blocks, table = _ready(model)
-    made, apart = copy.copy(model), None
-    if scanned(model.config):
-        made.blocks = nnx.List(blocks)
-    else:
-        apart = blocks
-    if table is not model.unembedding_table:
-        made.unembedding = nnx.data(table)
-    return Decoder(made, apart)
+    blocks, table = _cast(model)
+    model = copy.copy(model)
+    model.unembedding = nnx.data(table)
+    if not scanned(model.config):
+        return Decoder(model, blocks)
+    model.blocks = nnx.List(blocks)
+    return Decoder(model, None)
 
 
 @jax.jit
-def _ready(model: Transformer) -> tuple[list[Block], nnx.Variable]:
+def _cast(model: Transformer) -> tuple[list[Block], Any]:
     dtype = model.config.dtype
 
-    def cast(param: nnx.Param) -> nnx.Variable:
+    def cast(param: nnx.Param) -> Any:
         return param.replace(param[...].astype(dtype)) if param.kind in MULTIPLIED else param
 
     blocks = jax.tree.map(cast, list(model.blocks), is_leaf=lambda x: isinstance(x, nnx.Param))
     table = model.unembedding_table
-    if not scanned(model.config):
-        blocks = unstacked(blocks)
+    blocks = blocks if scanned(model.config) else unstacked(blocks)
     return blocks, table.replace(table[...].astype(dtype))

@@ -13,19 +13,12 @@ from configs.errors import UserError
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Heads:
-    """Queries, keys and values of some tokens; keys and values also of those before, if cached.
-
-    Attributes:
-      query: of H heads.
-      key: of G groups; query head h reads group ``h // (H / G)``.
-      value: of as many groups, or of one for all heads.
-      by_query: more arrays that each query has, by name.
-      by_key: more arrays that each key has, by name; a cache remembers them with the keys.
-    """
+    """Queries, keys and values of some tokens; keys and values also of those before, if cached."""
 
     query: Float[Array, "B H T K"]
-    key: Float[Array, "B G S K"]
-    value: Float[Array, "B Gv S R"]
+    key: Float[Array, "B G S K"]  # of G groups; query head h reads group ``h // (H / G)``
+    value: Float[Array, "B Gv S R"]  # of as many groups, or of one for all heads
+    # More arrays that each query and each key has, by name; a cache remembers those of keys.
     by_query: dict[str, Float[Array, "B h T ..."]] = dataclasses.field(default_factory=dict)
     by_key: dict[str, Float[Array, "B h S ..."]] = dataclasses.field(default_factory=dict)
 
@@ -46,6 +39,6 @@ class Heads:
 
     def remembering(self, arrays: dict[str, Array]) -> "Heads":
         """Returns the same queries with the keys and values, and more by key, of ``remembered``."""
-        key, value, more = arrays["key"], arrays["value"], dict(arrays)
-        del more["key"], more["value"]
+        more = dict(arrays)
+        key, value = more.pop("key"), more.pop("value")
         return dataclasses.replace(self, key=key, value=value, by_key=more)

@@ -13,6 +13,7 @@ from model.cache import Layer
 from model.compute import PRODUCT, Compute
 from model.config import ModelConfig
 from model.devices.choice import device
+from model.heads import Heads
 from model.masks import Mask
 
 _POLICIES = {
@@ -40,19 +41,17 @@ def unstacked(stacks: Sequence[Block]) -> list[Block]:
     return [block for period in periods for block in jax.tree.unflatten(structure, period)]
 
 
-def remembered(
-    stack: Block, rows: int, length: int, compute: Compute
-) -> dict[str, jax.ShapeDtypeStruct]:
-    """Returns shapes and types of what a stack of blocks remembers of so many tokens."""
+def projected(stack: Block, rows: int, length: int, compute: Compute) -> Any:
+    """Returns ``Heads`` of the shapes and types that a stack of blocks makes of so many tokens."""
 
-    def one(block: Block) -> dict[str, Array]:
+    def project(block: Block) -> Heads:
         x = jnp.zeros((rows, length, block.config.embed_dim), compute.dtype)
         positions = jnp.zeros((rows, length), jnp.int32)
         return block.attention.project(
             compute.reshard(x, RESIDUAL), compute.reshard(positions, TOKENS)
-        ).remembered
+        )
 
-    return jax.eval_shape(jax.vmap(one), stack)
+    return jax.eval_shape(jax.vmap(project), stack)
 
 
 def run(
@@ -68,11 +67,7 @@ def run(
     """Returns the residual stream after all blocks, and what they remember.
 
     Args:
-      config: of the network.
       blocks: stacks of blocks; stack i has the layers i, i + p, i + 2p, ... of a period of p.
-      x: the residual stream.
-      positions: of each token in its document.
-      mask: which key a query sees.
       cache: of each stack where layers are scanned, else of each layer.
       key: of dropout; None does not drop.
       layers: the blocks cut apart, where they are not scanned; cut here when None.
@@ -82,20 +77,17 @@ def run(
 
     def several(x: Array, part: tuple) -> tuple[Array, list]:
         written = []
-        for block, own, drop in zip(*part, strict=True):
-            x, after = block(x, positions, mask, own, drop)
+        for block, remembered, drop in zip(*part, strict=True):
+            x, after = block(x, positions, mask, remembered, drop)
             written.append(after)
         return x, written
 
     if config.remat != "none":
         several = jax.checkpoint(several, policy=_POLICIES[config.remat], prevent_cse=not scans)
-    none = [None] * config.num_layers
+    none: list[Any] = [None] * config.num_layers
     if scans:
         period = config.period
-        drops: Any = none[:period]
-        if keys is not None:
-            by_period = keys.reshape(-1, period, *keys.shape[1:])
-            drops = [by_period[:, i] for i in range(period)]
+        drops = none[:period] if keys is None else [keys[i::period] for i in range(period)]
         return jax.lax.scan(several, x, (list(blocks), cache or none[:period], drops))
     written = []
     drops = none if keys is None else list(keys)

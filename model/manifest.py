@@ -53,17 +53,10 @@ def whole_steps(workdir: Path) -> list[int]:
 
 def damaged_steps(workdir: Path) -> list[int]:
     """Returns the steps of a workdir that were whole once, by their manifest, and are not now."""
-    folder = workdir / STEPS
-    return [
-        step
-        for step in _steps(workdir)
-        if (folder / str(step) / MANIFEST).exists() and not is_whole(folder / str(step))
-    ]
+    once = {step for step in _steps(workdir) if (workdir / STEPS / str(step) / MANIFEST).exists()}
+    return sorted(once.difference(whole_steps(workdir)))
 
 
 def _steps(workdir: Path) -> list[int]:
-    folder = workdir / STEPS
-    if not folder.is_dir():
-        return []
-    names = (entry.name for entry in folder.iterdir())
+    names = (entry.name for entry in (workdir / STEPS).glob("*"))
     return sorted(int(name) for name in names if re.fullmatch("0|[1-9][0-9]*", name))

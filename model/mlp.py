@@ -46,29 +46,22 @@ class MLP(nnx.Module):
         matrices = [self.up] if self.gate is None else [self.up, self.gate]
         axes, biases = [HIDDEN] * len(matrices), [up, None][: len(matrices)]
         hidden, *gate = compute.einsums("btd,df->btf", x, matrices, axes=axes, biases=biases)
-        hidden = self._bent(hidden, gate[0] if gate else None)
+        # The backward pass computes the nonlinearity again.
+        hidden = jax.checkpoint(self._nonlinear)(hidden, gate[0] if gate else None)
         return compute.einsum("btf,fd->btd", hidden, self.down, axes=RESIDUAL, bias=down)
 
-    def _bent(
+    def _nonlinear(
         self, hidden: Float[Array, "B T F"], gate: Float[Array, "B T F"] | None
     ) -> Float[Array, "B T F"]:
-        """Applies the nonlinearity in the accumulation dtype; the backward pass does so again."""
-
-        def bend(hidden: Array, gate: Array | None) -> Array:
-            wide = hidden.astype(self.compute.accumulation_dtype)
-            if gate is not None:
-                return (jax.nn.silu(gate.astype(wide.dtype)) * wide).astype(hidden.dtype)
-            approximate = self.kind == "gelu_tanh"
-            return jax.nn.gelu(wide, approximate=approximate).astype(hidden.dtype)
-
-        return jax.checkpoint(bend)(hidden, gate)
+        """Applies the nonlinearity in the accumulation dtype."""
+        wide = hidden.astype(self.compute.accumulation_dtype)
+        if gate is not None:
+            return (jax.nn.silu(gate.astype(wide.dtype)) * wide).astype(hidden.dtype)
+        return jax.nn.gelu(wide, approximate=self.kind == "gelu_tanh").astype(hidden.dtype)
 
 
 def mlp(name: str) -> Any:
-    """Returns the class of an MLP: constructed and called as ``MLP`` is.
-
-    Args:
-      name: an activation of ``MLP``, or "module:Class" for one of the reader's own.
+    """Returns ``MLP`` for an activation of it; for "module:Class" one's own, used as ``MLP`` is.
 
     Raises:
       UserError: there is no such class.

@@ -23,9 +23,8 @@ class Norm(nnx.Module):
         self.centred = config.norm == "layernorm"
         self.epsilon = config.norm_epsilon
         self.gain = declare.gain("gain", (width,), (None,))
-        self.bias = (
-            declare.bias("bias", (width,), (None,)) if self.centred and config.biases else None
-        )
+        biased = self.centred and config.biases
+        self.bias = declare.bias("bias", (width,), (None,)) if biased else None
 
     def __call__(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:
         """Returns the normed vectors, in the type of x."""
@@ -33,11 +32,8 @@ class Norm(nnx.Module):
         if self.centred:
             y = y - y.mean(-1, keepdims=True)
         y = y * jax.lax.rsqrt(jnp.square(y).mean(-1, keepdims=True) + self.epsilon)
-        y = y * _along_last(self.gain[...], y)
+        ahead = (1,) * (y.ndim - 1)
+        y = y * self.gain[...].astype(y.dtype).reshape(*ahead, -1)
         if self.bias is not None:
-            y = y + _along_last(self.bias[...], y)
+            y = y + self.bias[...].astype(y.dtype).reshape(*ahead, -1)
         return y.astype(x.dtype)
-
-
-def _along_last(vector: Array, like: Array) -> Array:
-    return vector.astype(like.dtype).reshape((1,) * (like.ndim - 1) + vector.shape)

@@ -4,12 +4,10 @@ import math
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array
 
-from model import masks
+from model import layers, masks
 from model.attention import Multihead
-from model.axes import RESIDUAL
 from model.block import Block
 from model.compute import Compute
 from model.heads import Heads
@@ -19,23 +17,13 @@ LENGTH = 16
 
 
 def pair_operations(stack: Block, compute: Compute) -> float:
-    """Returns floating-point operations of a layer's patterns for one query and one key.
+    """Returns floating-point operations of a stack's patterns for one query and one key.
 
-    They are its products, of all heads, and what the hooks of a variant do. The softmax is not
-    counted, as nowhere in the tally.
-
-    Args:
-      stack: of blocks, abstract or real, whose backend holds whole patterns.
-      compute: the arithmetic.
+    They are its products, of all layers and heads, and what the hooks of a variant do. The softmax
+    is not counted, as nowhere in the tally. The stack is abstract or real, and its backend holds
+    whole patterns.
     """
-    block = jax.eval_shape(lambda stack: jax.tree.map(lambda leaf: leaf[0], stack), stack)
     mask = masks.causal(LENGTH, None, compute)
-
-    def project(block: Block) -> Heads:
-        x = jnp.zeros((1, LENGTH, block.config.embed_dim), compute.dtype)
-        positions = jnp.zeros((1, LENGTH), jnp.int32)
-        return block.attention.project(compute.reshard(x, RESIDUAL), positions)
-
     hooks = []
 
     def attend(block: Block, heads: Heads) -> Array:
@@ -43,9 +31,10 @@ def pair_operations(stack: Block, compute: Compute) -> float:
             hooks.append(block.attention.pattern(heads, mask).operations())
         return block.attention.attend(heads, mask)
 
-    heads = jax.eval_shape(project, block)
-    program = jax.make_jaxpr(attend)(block, heads)
-    return _products(program.jaxpr) / LENGTH**2 + sum(hooks) * heads.query.shape[1]
+    heads = layers.projected(stack, 1, LENGTH, compute)
+    program = jax.make_jaxpr(jax.vmap(attend))(stack, heads)
+    number, _, per_layer = heads.query.shape[:3]
+    return _products(program.jaxpr) / LENGTH**2 + sum(hooks) * number * per_layer
 
 
 def _products(jaxpr: Any) -> int:

@@ -6,40 +6,33 @@ Shardings, counts, optimizer groups and floating-point operations are all read f
 import dataclasses
 import math
 import zlib
-from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Any, Literal, TypeVar
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, PRNGKeyArray
+from jax.tree_util import keystr
+from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from model.axes import Axes, ShardingRules
 
+Shape = tuple[int, ...]
+Module = TypeVar("Module", bound=nnx.Module)
 Kind = Literal["matrix", "embedding", "unembedding", "gain", "bias"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Declaration:
-    """What is known of a parameter without its value.
+    """What is known of a parameter without its value."""
 
-    Attributes:
-      path: its name in the model, as "blocks.0.attention.query".
-      shape: with the stacked layers first, where it is in a block.
-      axes: a logical axis a dimension.
-      kind: "matrix" (multiplies activations), "embedding", "unembedding", "gain" or "bias".
-      contracted: the axes summed over when it multiplies; empty but for matrices.
-      dtype: of its elements.
-      stacked: the axes that number matrices rather than span them: [D, H, K] may be H matrices
-        D x K.
-    """
-
-    path: str
-    shape: tuple[int, ...]
-    axes: Axes
-    kind: Kind
-    contracted: tuple[str, ...]
+    path: str  # its name in the model, as "blocks.0.attention.query"
+    shape: Shape  # with the stacked layers first, where it is in a block
+    axes: Axes  # a logical axis a dimension
+    kind: Kind  # a "matrix" multiplies activations
+    contracted: tuple[str, ...]  # axes summed over when it multiplies; empty but for matrices
     dtype: str
+    # Axes that number matrices rather than span them: [D, H, K] may be H matrices D x K.
     stacked: tuple[str, ...] = ()
 
     @property
@@ -66,35 +59,27 @@ class Declaration:
         )
 
 
+@dataclasses.dataclass(frozen=True)
 class Declare:
     """Makes the parameters of one module; each is drawn from the module's key and its name.
 
     A parameter's values do not depend on the mesh, nor on the other parameters of its module.
     """
 
-    def __init__(
-        self, key: PRNGKeyArray, rules: ShardingRules, dtype: str, mapped: tuple[str, ...] = ()
-    ):
-        """Args: see below.
-
-        key: of the module.
-        rules: split its parameters over the mesh.
-        dtype: of their elements.
-        mapped: axes over which the constructor is mapped, such as the layers of a stack of blocks.
-        """
-        self.key = key
-        self.rules = rules
-        self.dtype = dtype
-        self.mapped = mapped
+    key: PRNGKeyArray  # of the module
+    rules: ShardingRules  # split its parameters over the mesh
+    dtype: str
+    # Axes over which the constructor is mapped, such as the layers of a stack of blocks.
+    mapped: tuple[str, ...] = ()
 
     def inside(self, name: str) -> "Declare":
         """Returns the same for a submodule of this name."""
-        return Declare(_fold(self.key, name), self.rules, self.dtype, self.mapped)
+        return dataclasses.replace(self, key=_fold(self.key, name))
 
     def matrix(
         self,
         name: str,
-        shape: tuple[int, ...],
+        shape: Shape,
         axes: Axes,
         contracted: str,
         stacked: str = "",
@@ -107,8 +92,7 @@ class Declare:
 
         Args:
           name: unique in the module.
-          shape: of one layer.
-          axes: a logical axis a dimension.
+          shape: of one layer, with a logical axis of ``axes`` a dimension.
           contracted: the axes that it sums over, with spaces between; their lengths make fan_in.
           stacked: the axes that number matrices rather than span one, with spaces between.
           gain: multiplies the standard deviation.
@@ -126,60 +110,39 @@ class Declare:
             )
         fan_in = math.prod(shape[axes.index(axis)] for axis in summed)
         stddev = gain * math.sqrt(0.4 / fan_in)
-        return self._normal(name, shape, axes, stddev, "matrix", contracted=summed, stacked=stack)
+        return self._drawn(name, shape, axes, stddev, "matrix", summed, stack)
 
     def table(
-        self,
-        name: str,
-        shape: tuple[int, ...],
-        axes: Axes,
-        stddev: float,
-        kind: Literal["embedding", "unembedding"] = "embedding",
+        self, name: str, shape: Shape, axes: Axes, stddev: float, kind: Kind = "embedding"
     ) -> nnx.Param:
         """Declares a table of vectors drawn with a standard deviation."""
-        return self._normal(name, shape, axes, stddev, kind)
+        return self._drawn(name, shape, axes, stddev, kind)
 
-    def gain(self, name: str, shape: tuple[int, ...], axes: Axes, start: float = 1.0) -> nnx.Param:
+    def gain(self, name: str, shape: Shape, axes: Axes, start: float = 1.0) -> nnx.Param:
         """Declares factors that begin at 1, or at ``start``."""
-        return self._constant(name, shape, axes, start, "gain")
+        return self._constant(shape, axes, start, "gain")
 
-    def bias(self, name: str, shape: tuple[int, ...], axes: Axes, start: float = 0.0) -> nnx.Param:
+    def bias(self, name: str, shape: Shape, axes: Axes, start: float = 0.0) -> nnx.Param:
         """Declares terms that begin at 0, or at ``start``."""
-        return self._constant(name, shape, axes, start, "bias")
+        return self._constant(shape, axes, start, "bias")
 
-    def _normal(
-        self,
-        name: str,
-        shape: tuple[int, ...],
-        axes: Axes,
-        stddev: float,
-        kind: Kind,
-        **declared: tuple[str, ...],
+    def _drawn(
+        self, name: str, shape: Shape, axes: Axes, stddev: float, kind: Kind, *groups: Axes
     ) -> nnx.Param:
         spec = self.rules.spec(axes, shape)
-        key = _fold(self.key, name)
-        value = jax.random.normal(key, shape, self.dtype, out_sharding=spec)
+        value = jax.random.normal(_fold(self.key, name), shape, self.dtype, out_sharding=spec)
         # The barrier keeps XLA from merging the factors, which it would do without a mesh only.
-        value = stddev * jax.lax.optimization_barrier(value)
-        return self._parameter(value, axes, kind, **declared)
+        return self._parameter(stddev * jax.lax.optimization_barrier(value), axes, kind, *groups)
 
-    def _constant(
-        self, name: str, shape: tuple[int, ...], axes: Axes, value: float, kind: Kind
-    ) -> nnx.Param:
-        del name
+    def _constant(self, shape: Shape, axes: Axes, start: float, kind: Kind) -> nnx.Param:
         spec = self.rules.spec(axes, shape)
-        return self._parameter(jnp.full(shape, value, self.dtype, out_sharding=spec), axes, kind)
+        return self._parameter(jnp.full(shape, start, self.dtype, out_sharding=spec), axes, kind)
 
     def _parameter(
-        self,
-        value: Array,
-        axes: Axes,
-        kind: Kind,
-        contracted: tuple[str, ...] = (),
-        stacked: tuple[str, ...] = (),
+        self, value: Array, axes: Axes, kind: Kind, contracted: Axes = (), stacked: Axes = ()
     ) -> nnx.Param:
-        more: dict[str, Any] = dict(contracted=contracted, stacked=stacked, mapped=self.mapped)
-        return nnx.Param(value, axes=axes, kind=kind, **more)
+        groups: dict[str, Any] = dict(contracted=contracted, stacked=stacked, mapped=self.mapped)
+        return nnx.Param(value, axes=axes, kind=kind, **groups)
 
 
 def declarations(model: nnx.Module) -> list[Declaration]:
@@ -194,21 +157,30 @@ def declarations(model: nnx.Module) -> list[Declaration]:
             stacked=param.mapped + param.stacked,
             dtype=jnp.dtype(param.dtype).name,
         )
-        for path, param in parameters(model)
+        for path, param in parameters(model).items()
     ]
 
 
-def parameters(model: nnx.Module) -> Iterator[tuple[str, nnx.Param]]:
-    """Yields each parameter with its name, as ("blocks.0.attention.query", Param)."""
-    leaves = jax.tree_util.tree_leaves_with_path(model, is_leaf=lambda x: isinstance(x, nnx.Param))
-    for path, param in leaves:
-        yield path_name(path), param
+def parameters(model: nnx.Module) -> dict[str, nnx.Param]:
+    """Returns the parameters by name, as {"blocks.0.attention.query": Param}."""
+    return by_name(model, lambda x: isinstance(x, nnx.Param))
 
 
-def path_name(path: Sequence[Any]) -> str:
-    """Returns a pytree path as one word, its keys with dots between."""
-    keys = (getattr(k, "name", getattr(k, "key", getattr(k, "idx", k))) for k in path)
-    return ".".join(str(key) for key in keys)
+def named_arrays(model: nnx.Module) -> dict[str, Any]:
+    """Returns the arrays of the parameters, or their shapes, by the same names."""
+    return dict(zip(parameters(model), jax.tree.leaves(model), strict=True))
+
+
+def with_arrays(model: Module, arrays: dict[str, Array]) -> Module:
+    """Returns the model with other arrays, by name."""
+    leaves = [arrays[name] for name in parameters(model)]
+    return jax.tree.unflatten(jax.tree.structure(model), leaves)
+
+
+def by_name(tree: PyTree, is_leaf: Callable[[Any], bool] | None = None) -> dict[str, Any]:
+    """Names each leaf by its path, as {"adamw.mu.blocks.0.attention.query": array}."""
+    leaves = jax.tree.leaves_with_path(tree, is_leaf=is_leaf)
+    return {keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
 
 
 def _fold(key: Array, name: str) -> Array:

@@ -11,17 +11,13 @@ def rotate(
 
     Coordinates i and i + K/2 make a pair, whose angle at position p is
     ``p * base**(-2i / K)`` radians (Su et al. 2021, "RoFormer", equation 15; the pairing is
-    that of GPT-NeoX). Scores of turned queries and keys depend on distances alone.
-
-    Args:
-      x: queries or keys.
-      positions: of each token in its document.
-      base: the longest wavelength is ``2 pi base`` tokens.
+    that of GPT-NeoX); the longest wavelength is ``2 pi base`` tokens. Scores of turned queries and
+    keys depend on distances alone.
     """
     half = x.shape[-1] // 2
     frequency = base ** (-jnp.arange(half, dtype=jnp.float32) / half)
     angle = positions[:, None, :, None].astype(jnp.float32) * frequency.reshape(1, 1, 1, half)
     cos, sin = jnp.cos(angle), jnp.sin(angle)
-    first, second = x[..., :half].astype(jnp.float32), x[..., half:].astype(jnp.float32)
+    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
     return turned.astype(x.dtype)

@@ -4,9 +4,11 @@ Orbax is known here and in ``model.saving`` alone. Arrays go by name, as "blocks
 nothing is unpickled.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +21,9 @@ from ml_collections import ConfigDict
 from configs import resolved
 from configs.errors import UserError, first_line
 from configs.folders import folder
-from model.axes import ShardingRules
 from model.config import ModelConfig
 from model.manifest import CONFIG, EMA, MODEL, STATE, STEPS, TOKENIZER, is_whole, whole_steps
-from model.parameter import parameters
-from model.saving import by_name
+from model.parameter import by_name, named_arrays, with_arrays
 from model.transformer import Transformer
 from text import tokenizers
 from text.tokenizers import Tokenizer
@@ -31,30 +31,20 @@ from text.tokenizers import Tokenizer
 
 @dataclasses.dataclass(frozen=True)
 class Saved:
-    """A whole step or model on disk, its arrays not yet read.
+    """A whole step or model on disk, its arrays not yet read."""
 
-    Attributes:
-      path: its folder.
-      config: the resolved config that it was trained with.
-      tokenizer: None for a model of random tokens.
-      step: optimizer steps taken; None for a saved model.
-      corpus: digest of the text and tokens that it was trained on; None where it is not known.
-    """
-
-    path: Path
-    config: ConfigDict
-    tokenizer: Tokenizer | None
-    step: int | None
-    corpus: str | None = None
+    path: Path  # its folder
+    config: ConfigDict  # the resolved config that it was trained with
+    tokenizer: Tokenizer | None  # None for a model of random tokens
+    step: int | None  # optimizer steps taken; None for a saved model
+    corpus: str | None  # digest of the text and tokens that it was trained on, where it is known
 
     @property
     def model_config(self) -> ModelConfig:
         """The shape of its network."""
         return ModelConfig.from_config(self.config.model, 1, self.config.length)
 
-    def load_model(
-        self, mesh: Mesh, rules: ShardingRules | None = None, ema: bool = False
-    ) -> Transformer:
+    def load_model(self, mesh: Mesh, ema: bool = False) -> Transformer:
         """Reads the model, or the average of its parameters, whatever mesh it was saved from.
 
         Raises:
@@ -67,47 +57,40 @@ class Saved:
             )
         config = self.model_config
         with jax.set_mesh(mesh):
-            abstract = jax.eval_shape(lambda k: Transformer(config, k, rules), jax.random.key(0))
-        names = [name for name, _ in parameters(abstract)]
-        arrays = self.load(
-            EMA if ema else MODEL, dict(zip(names, jax.tree.leaves(abstract), strict=True)), mesh
-        )
-        leaves = [arrays[name] for name in names]
-        return jax.tree.unflatten(jax.tree.structure(abstract), leaves)
+            abstract = jax.eval_shape(lambda k: Transformer(config, k), jax.random.key(0))
+        arrays = self.load(EMA if ema else MODEL, named_arrays(abstract), mesh)
+        return with_arrays(abstract, arrays)
 
     def holds(self, item: str) -> bool:
         """Tells whether an item was saved."""
         return (self.path / item).is_dir()
 
     def load(self, item: str, abstract: PyTree, mesh: Mesh) -> PyTree:
-        """Reads one item.
-
-        Args:
-          item: "model", "optimizer" or "ema".
-          abstract: shapes, dtypes and shardings that are wanted, in the structure wanted.
-          mesh: the devices behind the shardings.
+        """Reads an item, such as "model", with the structure, dtypes and shardings of ``abstract``.
 
         Raises:
           UserError: an array is missing or has another shape, or a file cannot be read.
         """
-        wanted = by_name(abstract)
-        self._check_shapes(item, wanted)
+        wanted, shapes = by_name(abstract), self.shapes(item)
+        for name, leaf in wanted.items():
+            # The key of a random generator is stored as the numbers in it.
+            is_key = jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+            shape = jax.eval_shape(jax.random.key_data, leaf).shape if is_key else leaf.shape
+            saved = shapes.get(name)
+            if saved != tuple(shape):
+                holds = f"has no array {name}" if saved is None else f"holds {name} as {saved}"
+                raise UserError(
+                    f"{self.path / item} {holds} and the config asks for {tuple(shape)}; "
+                    "restore it into the config that it was saved with."
+                )
 
         def placed(leaf: Any) -> jax.ShapeDtypeStruct:
             spec = leaf.sharding.spec if leaf.sharding is not None else jax.P()
             return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, spec))
 
-        try:
-            found = ocp.load_checkpointables(
-                self.path, {item: {name: placed(leaf) for name, leaf in wanted.items()}}
-            )[item]
-        except Exception as error:  # Orbax and tensorstore raise whatever the damage causes
-            raise UserError(
-                f"{self.path / item} cannot be read ({first_line(error)}); "
-                "it is damaged: use another step."
-            ) from error
-        leaves = [found[name] for name in wanted]
-        return jax.tree.unflatten(jax.tree.structure(abstract), leaves)
+        with self._reading(item):
+            arrays = ocp.load_checkpointables(self.path, {item: jax.tree.map(placed, wanted)})[item]
+        return jax.tree.unflatten(jax.tree.structure(abstract), [arrays[name] for name in wanted])
 
     def shapes(self, item: str) -> dict[str, tuple[int, ...]]:
         """Returns the shape of each array of an item, "model" or "optimizer", by its name.
@@ -115,39 +98,23 @@ class Saved:
         Raises:
           UserError: the item is missing, or cannot be read.
         """
-        try:
+        with self._reading(item):
             arrays = ocp.checkpointables_metadata(self.path).metadata[item]
             return {name: tuple(array.shape) for name, array in arrays.items()}
+
+    @contextlib.contextmanager
+    def _reading(self, item: str) -> Iterator[None]:
+        try:
+            yield
         except Exception as error:  # Orbax and tensorstore raise whatever the damage causes
             raise UserError(
                 f"{self.path / item} is missing or cannot be read ({first_line(error)}); "
                 "use another step, or a saved model for its parameters alone."
             ) from error
 
-    def _check_shapes(self, item: str, wanted: dict[str, Any]) -> None:
-        there = self.shapes(item)
-        for name, leaf in wanted.items():
-            if name not in there:
-                raise UserError(
-                    f"{self.path / item} has no array {name}; "
-                    "restore it into the config that it was saved with."
-                )
-            # The key of a random generator is stored as the numbers in it.
-            is_key = jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-            shape = jax.eval_shape(jax.random.key_data, leaf).shape if is_key else leaf.shape
-            if there[name] != tuple(shape):
-                raise UserError(
-                    f"{self.path / item} holds {name} as {there[name]} and the config "
-                    f"asks for {tuple(shape)}; restore it into the config it was saved with."
-                )
-
 
 def open_saved(checkpoint: str | os.PathLike[str], field: str = "--checkpoint") -> Saved:
-    """Opens a workdir (its newest whole step), a step, or a saved model.
-
-    Args:
-      checkpoint: its folder.
-      field: what named it, for errors.
+    """Opens the folder of a run (its newest whole step), of a step, or of a saved model.
 
     Raises:
       UserError: there is no such folder, or nothing whole in it.
@@ -164,8 +131,7 @@ def open_saved(checkpoint: str | os.PathLike[str], field: str = "--checkpoint") 
             )
         path = path / STEPS / str(steps[-1])
     config = resolved.from_json(read_text(path / CONFIG), str(path / CONFIG))
-    has_words = (path / TOKENIZER).exists()
-    tokenizer = tokenizers.load(path / TOKENIZER) if has_words else None
+    tokenizer = tokenizers.load(path / TOKENIZER) if (path / TOKENIZER).exists() else None
     step = corpus = None
     if (path / STATE).exists():
         try:

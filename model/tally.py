@@ -9,7 +9,7 @@ if __name__ == "__main__":
     keyboard.end_at_once()  # the imports below take seconds
 
 import dataclasses
-from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -31,53 +31,40 @@ from text import corpora
 
 # Along the way of the data; a variant's own parameters come first.
 _ORDER = "query key value_down value_up value_full"
-HEAD_AXES = ("heads", "kv_heads")
+
+
+def _row(words: str, unit: str = "", ends: bool = False) -> Any:
+    """Returns a field with its row of the table: words, unit, whether it ends a section."""
+    return dataclasses.field(metadata=dict(words=words, unit=unit, ends=ends))
 
 
 @dataclasses.dataclass(frozen=True)
 class Tally:
-    """Figures of one config.
+    """Figures of one config: in JSON under these names, in the table under these words."""
 
-    Attributes:
-      head_parts: parameters of one head in each matrix, and each gain, that heads share out.
-      head: their sum: one query head with its key/value group.
-      full_value_map: D^2, an unfactored value map of one head.
-      attention_block: matrices of attention in one block.
-      attention: the same in all blocks.
-      mlp_block: matrices of the MLP in one block.
-      mlp: the same in all blocks.
-      matrices: all matrices with an embedding and an unembedding, tied or not, without biases,
-        norms and positions.
-      parameters: of the model as configured, its vocabulary without padding.
-      padding: parameters that pad the vocabulary.
-      forward_flops: floating-point operations a token, forward, at the mean number of keys seen.
-      attention_pattern_flops: the part of them that grows with the length.
-      training_flops: three times forward: a backward pass costs two; recomputation is not counted.
-      parameter_bytes, gradient_bytes: in the dtype of the parameters.
-      optimizer_bytes: with the average and the float32 weights of the parameters, where they are
-        kept; None for an optimizer of the user's own, which alone knows what it keeps.
-      cache_bytes_per_token: keys and values of all layers.
-      length: tokens of a sequence, for which the operations were counted.
-    """
-
-    head_parts: dict[str, int]
-    head: int
-    full_value_map: int
-    attention_block: int
-    attention: int
-    mlp_block: int
-    mlp: int
-    matrices: int
-    parameters: int
-    padding: int
-    forward_flops: int
-    attention_pattern_flops: int
-    training_flops: int
-    parameter_bytes: int
-    gradient_bytes: int
-    optimizer_bytes: int | None
-    cache_bytes_per_token: int
-    length: int
+    length: int  # tokens of a sequence, for which the operations were counted
+    head_parts: dict[str, int]  # parameters in each matrix, and each gain, that heads share out
+    head: int = _row("one head")  # a query head with its key/value group
+    full_value_map: int = _row("a full (unfactored) value map of one head")
+    # Of matrices alone.
+    attention_block: int = _row("attention in one block")
+    attention: int = _row("attention in all blocks")
+    mlp_block: int = _row("MLP in one block")
+    mlp: int = _row("MLP in all blocks")
+    matrices: int = _row("matrices of the whole model, untied, without biases, norms, positions")
+    parameters: int = _row("the whole model as configured")  # its vocabulary without padding
+    padding: int = _row("padding of the vocabulary, besides", ends=True)
+    # Floating-point operations, with the mean number of keys seen.
+    forward_flops: int = _row("forward, operations a token at length {length:,}")
+    attention_pattern_flops: int = _row("of these in the attention pattern")
+    # Three times forward: a backward pass costs two; recomputation is not counted.
+    training_flops: int = _row("training, operations a token", ends=True)
+    parameter_bytes: int = _row("parameters", " B")
+    gradient_bytes: int = _row("gradients", " B")
+    # With the average and the float32 weights of the parameters, where they are kept; None for an
+    # optimizer of the user's own, which alone knows what it keeps.
+    optimizer_bytes: int | None = _row("optimizer", " B")
+    cache_bytes_per_token: int = _row("key/value cache of one token", " B")
 
 
 def tally(
@@ -87,40 +74,38 @@ def tally(
     ema: bool = False,
     master_weights: bool = False,
 ) -> Tally:
-    """Counts a config from its declarations.
+    """Counts a config from its declarations, at so many tokens a sequence.
 
-    Args:
-      config: the model.
-      length: tokens of a sequence.
-      optimizer: ``config.optim.name``, for the bytes of its state.
-      ema, master_weights: whether an average and float32 weights are kept, as in ``config.optim``.
+    The optimizer's bytes are those of ``optim.name``, and of an average and float32 weights where
+    ``optim.ema`` and ``optim.master_weights`` have them kept.
     """
     whole = dataclasses.replace(config, attention_backend="dense")
     abstract = jax.eval_shape(lambda key: Transformer(whole, key), jax.random.key(0))
-    found = declarations(abstract)
-    attention = [d for d in found if ".attention." in d.path]
-    matrices = [d for d in found if d.kind == "matrix"]
+    declared = declarations(abstract)
+    attention = [d for d in declared if ".attention." in d.path]
+    matrices = [d for d in declared if d.kind == "matrix"]
     in_attention = sum(d.size for d in matrices if d in attention)
     in_mlp = sum(d.size for d in matrices if d not in attention)
-    parts: dict[str, int] = {}
-    for d in attention:
-        axis = next((axis for axis in HEAD_AXES if axis in d.axes), None)
-        if axis and d.kind in ("matrix", "gain"):
-            name = d.path.rsplit(".", 1)[1]
-            parts[name] = d.size // d.length("layers") // d.length(axis)
-    parts = dict(sorted(parts.items(), key=lambda part: _ORDER.find(part[0])))
+    parts = {
+        d.path.rsplit(".", 1)[1]: d.size // d.length("layers") // d.length(axis)
+        for d in attention
+        for axis in ("heads", "kv_heads")
+        if axis in d.axes and d.kind in ("matrix", "gain")
+    }
     table = config.vocab_size * config.embed_dim
-    padded = [d for d in found if "vocab" in d.axes]
+    padded = [d for d in declared if "vocab" in d.axes]
     padding = sum(d.size for d in padded) - table * len(padded)
-    total = sum(d.size for d in found) - padding
-    pattern = sum(
-        pair_operations(stack, abstract.compute) * config.num_layers // config.period * seen
-        for stack, seen in zip(abstract.blocks, _seen(config.window, length), strict=True)
-    )
+    total = sum(d.size for d in declared) - padding
+    pattern = 0.0
+    for stack, window in zip(abstract.blocks, config.window, strict=True):
+        w = min(window or length, length)
+        seen = (w * (w + 1) / 2 + (length - w) * w) / length  # keys, the mean over queries
+        pattern += pair_operations(stack, abstract.compute) * seen
     forward = 2 * (in_attention + in_mlp + table) + round(pattern)
+    cached = [layers.projected(s, 1, 1, abstract.compute).remembered for s in abstract.blocks]
     size = jnp.dtype(config.param_dtype).itemsize
     return Tally(
-        head_parts=parts,
+        head_parts=dict(sorted(parts.items(), key=lambda part: _ORDER.find(part[0]))),
         head=sum(parts.values()),
         full_value_map=config.embed_dim**2,
         attention_block=in_attention // config.num_layers,
@@ -135,56 +120,36 @@ def tally(
         training_flops=3 * forward,
         parameter_bytes=(total + padding) * size,
         gradient_bytes=(total + padding) * size,
-        optimizer_bytes=_kept_bytes(found, optimizer, ema, master_weights and size < 4),
-        cache_bytes_per_token=_cache_bytes(abstract),
+        optimizer_bytes=_kept_bytes(declared, optimizer, ema, master_weights and size < 4),
+        cache_bytes_per_token=sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(cached)),
         length=length,
     )
 
 
-def _seen(window: Sequence[int | None], length: int) -> list[float]:
-    """Mean number of keys that a query sees in a sequence, for each window."""
-    means = []
-    for w in window:
-        w = min(w or length, length)
-        means.append((w * (w + 1) / 2 + (length - w) * w) / length)
-    return means
-
-
-def _cache_bytes(abstract: Transformer) -> int:
-    arrays = [array for own in _remembered(abstract) for array in own.values()]
-    return sum(array.size * array.dtype.itemsize for array in arrays)
-
-
-def _remembered(abstract: Transformer) -> list[dict[str, jax.ShapeDtypeStruct]]:
-    """What each stack of blocks remembers of one token."""
-    return [layers.remembered(stack, 1, 1, abstract.compute) for stack in abstract.blocks]
-
-
-def _kept_bytes(found: list[Declaration], optimizer: str, ema: bool, master: bool) -> int | None:
+def _kept_bytes(declared: list[Declaration], optimizer: str, ema: bool, master: bool) -> int | None:
     if ":" in optimizer:
         return None
     return sum(
         _moments(d, optimizer) * (4 if master else jnp.dtype(d.dtype).itemsize)
         + 4 * d.size * (ema + master)
-        for d in found
+        for d in declared
     )
 
 
 def _moments(d: Declaration, optimizer: str) -> int:
     """Numbers that an optimizer keeps for a parameter."""
-    if optimizer not in ("adamw", "lion", "muon", "adafactor"):
-        raise UserError(f"optim.name = {optimizer!r} is no optimizer that the tally knows.")
-    if optimizer == "lion":
-        return d.size
-    if optimizer == "muon":
-        return d.size if d.kind == "matrix" else 2 * d.size
-    if optimizer == "adafactor":
-        layer = [size for size, axis in zip(d.shape, d.axes, strict=True) if axis != "layers"]
-        largest = sorted(layer)[-2:]
-        if len(layer) < 2 or largest[0] < 128:
+    match optimizer:
+        case "adamw":
+            return 2 * d.size
+        case "lion":
             return d.size
-        return d.size // largest[0] + d.size // largest[1]
-    return 2 * d.size
+        case "muon":
+            return d.size if d.kind == "matrix" else 2 * d.size
+        case "adafactor":
+            layer = [size for size, axis in zip(d.shape, d.axes, strict=True) if axis != "layers"]
+            second, largest = sorted([0, 0, *layer])[-2:]
+            return d.size if second < 128 else d.size // second + d.size // largest
+    raise UserError(f"optim.name = {optimizer!r} is no optimizer that the tally knows.")
 
 
 def model_config(config: ConfigDict) -> ModelConfig:
@@ -207,33 +172,16 @@ def render(t: Tally, name: str) -> Table:
     table.add_column("what")
     table.add_column("figure", justify="right")
 
-    def row(what: str, figure: int, unit: str = "") -> None:
-        table.add_row(what, f"{figure:,}{unit}")
-
     for part, count in t.head_parts.items():
-        row(f"{part} of one head, parameters", count)
-    row("one head", t.head)
-    row("a full (unfactored) value map of one head", t.full_value_map)
-    row("attention in one block", t.attention_block)
-    row("attention in all blocks", t.attention)
-    row("MLP in one block", t.mlp_block)
-    row("MLP in all blocks", t.mlp)
-    row("matrices of the whole model, untied, without biases, norms, positions", t.matrices)
-    row("the whole model as configured", t.parameters)
-    row("padding of the vocabulary, besides", t.padding)
-    table.add_section()
-    row(f"forward, operations a token at length {t.length:,}", t.forward_flops)
-    row("of these in the attention pattern", t.attention_pattern_flops)
-    row("training, operations a token", t.training_flops)
-    table.add_section()
-    row("parameters", t.parameter_bytes, " B")
-    row("gradients", t.gradient_bytes, " B")
-    if t.optimizer_bytes is None:
-        table.add_row("optimizer", "its function's")
-    else:
-        row("optimizer", t.optimizer_bytes, " B")
-    row("key/value cache of one token", t.cache_bytes_per_token, " B")
-    row(f"key/value cache of {t.length:,} tokens", t.cache_bytes_per_token * t.length, " B")
+        table.add_row(f"{part} of one head, parameters", f"{count:,}")
+    for field in dataclasses.fields(t):
+        if row := field.metadata:
+            figure = getattr(t, field.name)
+            written = "its function's" if figure is None else f"{figure:,}{row['unit']}"
+            words = row["words"].format(length=t.length)
+            table.add_row(words, written, end_section=row["ends"])
+    cache = t.cache_bytes_per_token * t.length
+    table.add_row(f"key/value cache of {t.length:,} tokens", f"{cache:,} B")
     return table
 
 

@@ -180,7 +180,7 @@ class Transformer(nnx.Module):
     def empty_cache(self, rows: int, length: int) -> Cache:
         """Returns a cache for ``rows`` rows with ``length`` slots."""
         config, dtype = self.config, self.config.dtype
-        shapes = [layers.remembered(s, rows, length, self.compute) for s in self.blocks]
+        shapes = [layers.projected(s, rows, length, self.compute).remembered for s in self.blocks]
         if not layers.scanned(config):
             shapes = [
                 {name: jax.ShapeDtypeStruct(x.shape[1:], x.dtype) for name, x in stack.items()}

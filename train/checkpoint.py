@@ -1,6 +1,7 @@
 """When a run saves, what it keeps, and from where it goes on."""
 
 import json
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,13 @@ from configs.errors import UserError
 from configs.safe import is_safe
 from model import manifest
 from model.manifest import CONFIG, EMA, MODEL, OPTIMIZER, STATE, STEPS, TOKENIZER
+from model.parameter import named_arrays, with_arrays
 from model.saved import Saved, open_saved, read_text
-from model.saving import Saving, delete
+from model.saving import delete, save
 from model.transformer import Transformer
 from text.tokenizers import Tokenizer
 from train.calls import due
-from train.step import TrainState, named_arrays, with_arrays
+from train.step import TrainState
 
 MASTER = "master"  # beside the optimizer's own arrays
 
@@ -41,7 +43,7 @@ class Checkpoints:
         self.workdir = workdir
         self.config = config
         self.tokenizer, self.corpus = tokenizer, corpus
-        self._saving: Saving | None = None
+        self._saving: Future[None] | None = None
         try:
             (workdir / STEPS).mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -77,13 +79,13 @@ class Checkpoints:
         items = {MODEL: named_arrays(state.model), OPTIMIZER: _kept(state)}
         if state.ema:
             items[EMA] = state.ema
-        self._saving = Saving(path, items, documents)
+        self._saving = save(path, items, documents)
 
     def wait(self) -> None:
         """Returns when nothing is on its way and old steps are thinned."""
         if self._saving is not None:
             pending, self._saving = self._saving, None
-            pending.wait()
+            pending.result()
             self._thin()
 
     def restore(self, abstract: TrainState, mesh: Mesh) -> TrainState | None:

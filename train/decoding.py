@@ -38,8 +38,6 @@ def continue_tokens(
       model: on the mesh that is set, or on one device. It is made ready for decoding at every call;
         ``model.decoding.ready`` does so once for many.
       prompts: at least one token each.
-      new_tokens: to draw for each.
-      sampler: how.
       seed: of the draws; a row's depend on its number, not on the other rows.
       end_id: a row ends when it draws this token; None: never.
 
@@ -62,58 +60,33 @@ def continue_tokens(
     # The padding of the vocabulary is never drawn, however hot.
     sampler = dataclasses.replace(sampler, vocab_size=sampler.vocab_size or vocab)
     numbers = jax.tree.map(jnp.asarray, sampler)
-    end = -1 if end_id is None else end_id
+    end = np.int32(-1 if end_id is None else end_id)
+    options = device().one_row_options(model.config.dtype) if len(prompts) == 1 else {}
+    loop, key, reach = _loop(tuple(options.items())), jax.random.key(seed), model.config.max_length
     rows = [np.asarray(prompt, np.int32) for prompt in prompts]
     wanted = np.full(len(rows), new_tokens)
     while wanted.any():
-        reach = model.config.max_length
-        heard = [row if len(row) < reach else row[-max(1, reach // 2) :] for row in rows]
-        limits = np.minimum(wanted, [reach - len(row) for row in heard])
-        drawn = _continue(decoder, heard, rows, limits, numbers, jax.random.key(seed), end)
-        for i, (new, limit) in enumerate(zip(drawn, limits, strict=True)):
-            rows[i] = np.concatenate([rows[i], new[:limit]])
-            wanted[i] = 0 if end in new[:limit] else wanted[i] - limit
-    return [_until(row[len(prompt) :], end) for row, prompt in zip(rows, prompts, strict=True)]
-
-
-def _continue(
-    decoder: Decoder,
-    heard: list[np.ndarray],
-    rows: list[np.ndarray],
-    limits: np.ndarray,
-    sampler: Sampler,
-    key: Array,
-    end: int,
-) -> np.ndarray:
-    """Draws up to ``limits`` tokens after what each row has ``heard`` of itself."""
-    lengths = np.array([len(row) for row in heard], np.int32)
-    longest = int(lengths.max())
-    # The last token of each row is the first that the loop reads.
-    tokens = np.zeros((len(rows), _bucket(longest - 1)), np.int32)
-    for padded, row in zip(tokens, heard, strict=True):
-        padded[: len(row) - 1] = row[:-1]
-    cache = _prefill(decoder, tokens, lengths - 1, _bucket(longest - 1 + int(limits.max())))
-    drawn, _ = _decoder(decoder.model.config.dtype, len(rows))(
-        decoder,
-        np.array([row[-1] for row in heard]),
-        lengths,
-        np.array([len(row) for row in rows], np.int32) - lengths,
-        cache,
-        np.asarray(limits, np.int32),
-        sampler,
-        key,
-        np.int32(end),
-    )
-    return np.asarray(drawn)
+        contexts = [row if len(row) < reach else row[-max(1, reach // 2) :] for row in rows]
+        lengths = np.array([len(row) for row in contexts], np.int32)
+        before = np.array([len(row) for row in rows], np.int32) - lengths
+        limits = np.minimum(wanted, reach - lengths).astype(np.int32)
+        # The last token of each row is the first that the loop reads.
+        longest = int(lengths.max()) - 1
+        tokens = np.zeros((len(rows), _bucket(longest)), np.int32)
+        for padded, row in zip(tokens, contexts, strict=True):
+            padded[: len(row) - 1] = row[:-1]
+        cache = _prefill(decoder, tokens, lengths - 1, _bucket(longest + int(limits.max())))
+        last = np.array([row[-1] for row in contexts])
+        drawn, _ = loop(decoder, last, lengths, before, cache, limits, numbers, key, end)
+        for i, (new, limit) in enumerate(zip(np.asarray(drawn), limits, strict=True)):
+            ends = np.flatnonzero(new[:limit] == end)
+            wanted[i] = 0 if len(ends) else wanted[i] - limit
+            rows[i] = np.concatenate([rows[i], new[: ends[0] if len(ends) else limit]])
+    return [row[len(prompt) :] for row, prompt in zip(rows, prompts, strict=True)]
 
 
 def _bucket(length: int) -> int:
     return max(BUCKET, 1 << (length - 1).bit_length())
-
-
-def _until(row: Int[np.ndarray, "n"], end: int) -> Int[np.ndarray, "m"]:
-    ends = np.flatnonzero(row == end)
-    return row[: ends[0]] if len(ends) else row
 
 
 @functools.partial(jax.jit, static_argnames="slots")
@@ -121,7 +94,7 @@ def _prefill(decoder: Decoder, tokens: Array, lengths: Array, slots: int) -> Cac
     """Returns a cache of so many slots that holds the first ``lengths`` tokens of each row."""
     reshard = decoder.model.compute.reshard
     cache = decoder.empty_cache(tokens.shape[0], slots)
-    index = jnp.broadcast_to(jnp.arange(tokens.shape[1])[None], tokens.shape)
+    index = jnp.arange(tokens.shape[1])[None]
     index = jnp.where(index < lengths[:, None], index, -1)
     tokens, index = (reshard(x, ("batch", None)) for x in (tokens, index))
     return decoder.decode(tokens, index, jnp.int32(0), cache)[1]
@@ -172,12 +145,7 @@ def _decode(
     return drawn, cache
 
 
-def _decoder(dtype: str, rows: int) -> Callable[..., tuple[Array, Cache]]:
-    """Returns the compiled loop for a dtype of activations and a number of rows."""
-    options = device().one_row_options(dtype) if rows == 1 else {}
-    return _compiled(tuple(options.items()))
-
-
 @functools.cache
-def _compiled(options: tuple[tuple[str, str], ...]) -> Callable[..., tuple[Array, Cache]]:
+def _loop(options: tuple[tuple[str, str], ...]) -> Callable[..., tuple[Array, Cache]]:
+    """Returns the loop, compiled with options of the compiler."""
     return jax.jit(_decode, donate_argnames="cache", compiler_options=dict(options))

@@ -15,20 +15,14 @@ from configs.errors import UserError
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Sampler:
-    """How a token is drawn; plain numbers, so that changing one recompiles nothing.
+    """How a token is drawn; plain numbers, so that changing one recompiles nothing."""
 
-    Attributes:
-      temperature: divides the logits; 0 takes the likeliest token.
-      top_k: only the likeliest k tokens; 0 for all.
-      top_p: only the likeliest tokens that together reach this probability; 1 for all
-        (Holtzman et al. 2020, "nucleus sampling").
-      vocab_size: only tokens below it; 0 for all that the model has.
-    """
-
-    temperature: Float[Array, ""] | float = 0.8
-    top_k: Int[Array, ""] | int = 0
+    temperature: Float[Array, ""] | float = 0.8  # divides the logits; 0 takes the likeliest token
+    top_k: Int[Array, ""] | int = 0  # only the likeliest k tokens; 0 for all
+    # Only the likeliest tokens that together reach this probability; 1 for all (Holtzman et al.
+    # 2020, "nucleus sampling").
     top_p: Float[Array, ""] | float = 1.0
-    vocab_size: Int[Array, ""] | int = 0
+    vocab_size: Int[Array, ""] | int = 0  # only tokens below it; 0 for all that the model has
 
     def check(self) -> None:
         """Raises UserError where a number is out of its range."""
@@ -59,28 +53,21 @@ class Sampler:
     def draw(
         self, logits: Float[Array, "B V"], key: PRNGKeyArray, index: Int[Array, "B"]
     ) -> Int[Array, "B"]:
-        """Draws a token a row; a row's draws depend on its own number and places alone.
+        """Draws the token at place ``index`` of each row from its logits.
 
-        Args:
-          logits: of the next token.
-          key: of the whole sampling.
-          index: place of the drawn token in its row.
+        With the same ``key`` a row's draws depend on its own number and places alone.
         """
         known = (jnp.arange(logits.shape[-1]) < self.vocab_size) | (self.vocab_size == 0)
         logits = jnp.where(known[None], logits, -jnp.inf)
-
-        def likeliest(logits: Array) -> Array:
-            return logits.argmax(-1)
 
         def by_chance(logits: Array) -> Array:
             heat = jnp.maximum(self.temperature, 1e-6)
             # An infinity over a large heat may be one times zero.
             drawable = self.allowed(logits) & (logits > -jnp.inf)
             chosen = jnp.where(drawable, logits / heat, -jnp.inf)
-            rows = jnp.arange(logits.shape[0])
-            keys = jax.vmap(lambda r, i: jax.random.fold_in(jax.random.fold_in(key, r), i))(
-                rows, index
-            )
+            fold = jax.vmap(jax.random.fold_in, (None, 0))
+            keys = jax.vmap(jax.random.fold_in)(fold(key, jnp.arange(logits.shape[0])), index)
             return jax.vmap(jax.random.categorical)(keys, chosen)
 
-        return jax.lax.cond(jnp.asarray(self.temperature) == 0, likeliest, by_chance, logits)
+        greedy = jnp.asarray(self.temperature) == 0
+        return jax.lax.cond(greedy, lambda logits: logits.argmax(-1), by_chance, logits)

@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from ml_collections import ConfigDict
 
 from model.config import ModelConfig
-from model.parameter import declarations, parameters
+from model.parameter import declarations, named_arrays, with_arrays
 from model.transformer import Transformer
 from train import loss
 from train.batches import Batch
@@ -194,14 +194,3 @@ def all_finite(state: TrainState) -> Bool[Array, ""]:
     """Tells whether all parameters, their average, and all that the optimizer keeps are finite."""
     leaves = [x for x in jax.tree.leaves(state) if jnp.issubdtype(x.dtype, jnp.floating)]
     return jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves]).all()
-
-
-def named_arrays(model: Transformer) -> dict[str, Any]:
-    """Returns the parameters, or their shapes, by name: {"blocks.0.attention.query": array}."""
-    return dict(zip((name for name, _ in parameters(model)), jax.tree.leaves(model), strict=True))
-
-
-def with_arrays(model: Transformer, arrays: dict[str, Array]) -> Transformer:
-    """Returns the model with other parameters, by name."""
-    names = [name for name, _ in parameters(model)]
-    return jax.tree.unflatten(jax.tree.structure(model), [arrays[name] for name in names])

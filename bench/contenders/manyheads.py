@@ -20,6 +20,7 @@ from model.compiled import keep_compiled
 from model.compute import Compute
 from model.config import ModelConfig
 from model.decoding import ready
+from model.parameter import named_arrays, with_arrays
 from model.pattern import Pattern
 from model.transformer import Transformer
 from text.reading import open_sources
@@ -32,8 +33,6 @@ from train.step import (
     init_state,
     make_optimizer,
     make_step,
-    named_arrays,
-    with_arrays,
 )
 
 

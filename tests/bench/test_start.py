@@ -9,9 +9,9 @@ import pytest
 from bench import start
 from bench.shapes import SHAPES, Shape, config
 from model.config import ModelConfig
+from model.parameter import named_arrays, with_arrays
 from model.transformer import Transformer
 from tests.model import small
-from train.step import named_arrays, with_arrays
 
 TINY = Shape(layers=2, heads=2, width=12, length=9, batch=3, vocab=17, steps=1)
 

@@ -16,7 +16,9 @@ Weights = dict[str, np.ndarray]
 
 def weights(model) -> Weights:
     """Returns every parameter by its name, in float64."""
-    return {name: np.asarray(param[...]).astype(np.float64) for name, param in parameters(model)}
+    return {
+        name: np.asarray(param[...]).astype(np.float64) for name, param in parameters(model).items()
+    }
 
 
 def layer(all_weights: Weights, config: ModelConfig, index: int) -> Weights:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from configs import base
 from model.axes import make_mesh
 from model.config import ModelConfig
 from model.parameter import declarations
@@ -74,7 +75,7 @@ def config(**changes: Any) -> ModelConfig:
         max_length=16,
         scan_layers=True,
     )
-    return ModelConfig(**{**sizes, **changes})
+    return ModelConfig(**{**base.get_config().model, **sizes, **changes})
 
 
 def abstract(shape: ModelConfig) -> Transformer:
@@ -132,7 +133,7 @@ def cross_entropy(model: Transformer, inputs: Any, labels: Any) -> jax.Array:
 def mesh(sizes: Mapping[str, int]):
     """Returns a mesh of as many of the eight devices as the sizes ask for."""
     whole = dict(data=1, fsdp=1, heads=1, context=1) | dict(sizes)
-    return make_mesh(whole, jax.devices()[: math.prod(whole.values())])
+    return make_mesh(whole)
 
 
 def replaced(model: nnx.Module, shape: ModelConfig) -> nnx.Module:

@@ -142,7 +142,7 @@ def test_a_parameter_depends_on_its_key_and_name_alone():
 
 def test_parameters_come_in_the_order_of_the_leaves():
     model = small.drawn(small.config(biases=True, num_layers=4, window=(None, 3)))
-    values = [np.asarray(param[...]) for _, param in parameters(model)]
+    values = [np.asarray(param[...]) for param in parameters(model).values()]
     for value, leaf in zip(values, jax.tree.leaves(model), strict=True):
         np.testing.assert_array_equal(value, leaf)
 

@@ -12,12 +12,11 @@ from rich.console import Console
 
 from configs import base, gpt3, induction, toy
 from model.config import ModelConfig
-from model.parameter import declarations
+from model.parameter import declarations, named_arrays
 from model.tally import render, tally
 from model.transformer import Transformer
 from tests.train.updates import optimizer_of
 from train.optimizer import NAMES
-from train.step import named_arrays
 
 # Width 12288, 96 heads of 128, 96 layers, MLP 49152, 50257 tokens: each product by hand.
 GPT3 = {

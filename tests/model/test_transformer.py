@@ -43,7 +43,7 @@ def test_bfloat16_is_near_the_reference():
 def test_bfloat16_parameters_stay_bfloat16():
     config = small.config(param_dtype="bfloat16", query_key_norm=True)
     model, tokens = small.drawn(config), small.tokens(config)
-    assert {param.dtype.name for _, param in parameters(model)} == {"bfloat16"}
+    assert {param.dtype.name for param in parameters(model).values()} == {"bfloat16"}
     expected = reference.logits(config, reference.weights(model), tokens)
     np.testing.assert_allclose(small.true_logits(model, tokens), expected, rtol=0, atol=1e-5)
 

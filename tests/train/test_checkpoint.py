@@ -12,10 +12,11 @@ import pytest
 from configs import resolved
 from configs.errors import UserError
 from model import manifest, saving
+from model.parameter import named_arrays
 from model.saved import open_saved
 from tests.train import own_updates, tiny
 from train.checkpoint import Checkpoints, check_workdir, start_from
-from train.step import init_state, make_optimizer, named_arrays
+from train.step import init_state, make_optimizer
 
 
 @pytest.fixture(scope="module")

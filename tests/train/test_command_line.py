@@ -11,10 +11,10 @@ import jax
 import pytest
 
 from configs import resolved
-from model.saving import Saving
+from model import saving
+from model.parameter import named_arrays
 from tests.train import tiny
 from text import tokenizers
-from train.step import named_arrays
 
 ROOT = Path(__file__).parents[2]
 
@@ -38,7 +38,7 @@ def save(config, path, documents):
     model = named_arrays(stepper.start().model)
     items = dict(model=model, ema=jax.tree.map(jax.numpy.zeros_like, model))
     with jax.set_mesh(stepper.mesh):
-        Saving(path, items, {"config.json": resolved.to_json(config), **documents}).wait()
+        saving.save(path, items, {"config.json": resolved.to_json(config), **documents}).result()
 
 
 @pytest.fixture(scope="module")

@@ -108,7 +108,7 @@ def test_padding_of_the_vocabulary_is_never_drawn():
 
 
 def test_lengths_within_a_bucket_and_samplers_compile_nothing_new():
-    loop = decoding._decoder("float32", 2)
+    loop = decoding._loop(())
 
     def compilations():
         return decoding._prefill._cache_size(), loop._cache_size()
@@ -192,7 +192,7 @@ def test_the_loop_holds_the_cache_once(rows):
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(cache))
     numbers = [np.zeros(rows, np.int32)] * 3
     rest = (numbers[0], GREEDY, jax.random.key(0), np.int32(-1))
-    compiled = decoding._decoder("float32", rows).lower(decoder, *numbers, cache, *rest).compile()
+    compiled = decoding._loop(()).lower(decoder, *numbers, cache, *rest).compile()
     memory = compiled.memory_analysis()
     assert memory.alias_size_in_bytes >= size
     assert memory.temp_size_in_bytes < size / 2

@@ -13,11 +13,12 @@ from rich.console import Console
 
 from configs.errors import UserError
 from model import manifest, saving
+from model.parameter import named_arrays, with_arrays
 from tests.train import tiny
 from train import loop
 from train.loop import train
 from train.metrics import read
-from train.step import all_finite, named_arrays, with_arrays
+from train.step import all_finite
 
 QUIET = Console(quiet=True)
 FIELDS = {"steps": 6, "steps_per_call": 1, "checkpoint.every": 2, "log.eval_batches": 1}

@@ -17,11 +17,11 @@ from rich.console import Console
 from configs import induction, resolved
 from configs.errors import UserError
 from model.manifest import whole_steps
+from model.parameter import named_arrays
 from model.saved import open_saved
 from tests.train import tiny
 from train.loop import train
 from train.metrics import read
-from train.step import named_arrays
 
 ROOT = Path(__file__).parents[2]
 COLUMNS = ("step", "loss", "grad_norm", "learning_rate")

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from scipy.special import log_softmax, logsumexp
 
+from model.parameter import named_arrays
 from tests.model import small
 from tests.train import tiny
 from train.batches import Batch
 from train.numbers import Numbers
-from train.step import gradient, named_arrays
+from train.step import gradient
 
 
 def quick(function, **kwargs):

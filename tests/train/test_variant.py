@@ -7,11 +7,11 @@ from rich.console import Console
 
 from configs import induction
 from model.axes import make_mesh
+from model.parameter import named_arrays
 from model.saved import open_saved
 from train.decoding import continue_tokens
 from train.loop import train
 from train.sampler import Sampler
-from train.step import named_arrays
 
 VARIANT = "model.variants.gated:Gated"
 
@@ -34,7 +34,7 @@ def workdir(tmp_path_factory):
 
 def test_a_run_on_a_mesh_opens_and_speaks_on_one_device(workdir) -> None:
     found = open_saved(workdir)
-    mesh = make_mesh(dict(data=1, fsdp=1, heads=1, context=1), jax.devices()[:1])
+    mesh = make_mesh(dict(data=1, fsdp=1, heads=1, context=1))
     with jax.set_mesh(mesh):
         model = found.load_model(mesh)
         arrays = named_arrays(model)

@@ -1,7 +1,6 @@
 """A tiny run for the tests of this room: its config, its first state, its compiled step."""
 
 import functools
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,10 +14,11 @@ from configs import base
 from configs.resolved import resolve
 from model.axes import ShardingRules, make_mesh
 from model.config import ModelConfig
+from model.parameter import named_arrays
 from text.reading import open_sources
 from train.batches import Batch, make_batch
 from train.numbers import Numbers
-from train.step import TrainState, init_state, make_optimizer, make_step, named_arrays
+from train.step import TrainState, init_state, make_optimizer, make_step
 
 # What is compiled here is small; optimising it takes longer than running it.
 QUICK = {"xla_backend_optimization_level": 0}
@@ -58,7 +58,7 @@ def config(changes: Mapping[str, Any] | None = None) -> ConfigDict:
 def mesh(**sizes: int) -> Mesh:
     """Returns a mesh of as many of the eight devices as the sizes ask for."""
     whole = dict(data=1, fsdp=1, heads=1, context=1) | sizes
-    return make_mesh(whole, jax.devices()[: math.prod(whole.values())])
+    return make_mesh(whole)
 
 
 def model_config(config: ConfigDict) -> ModelConfig:
