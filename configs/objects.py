@@ -1,19 +1,21 @@
 """Classes and functions of the reader's own, named in a config as "module:name"."""
 
 import importlib
+import inspect
 from collections.abc import Iterable
 from typing import Any
 
 from configs.errors import UserError, nearest
 
 
-def load(text: str, field: str, builtin: Iterable[str] = ()) -> Any:
+def load(text: str, field: str, builtin: Iterable[str] = (), arguments: int | None = None) -> Any:
     """Returns the class or function that a field names as "module:name".
 
     Args:
       text: the field's value.
       field: its dotted name, for errors.
       builtin: the other values that the field takes, for errors.
+      arguments: how many a function must take; None leaves it open.
 
     Raises:
       UserError: there is no such module, or nothing of that name that can be called in it.
@@ -34,4 +36,11 @@ def load(text: str, field: str, builtin: Iterable[str] = ()) -> Any:
         ) from error
     if not callable(found):
         raise UserError(f"{field} = {text!r} cannot be called; name a class or a function.")
+    if arguments is not None:
+        try:
+            inspect.signature(found).bind(*range(arguments))
+        except TypeError as error:
+            raise UserError(
+                f"{field} = {text!r} is called with {arguments} arguments ({error}); take them."
+            ) from error
     return found

@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from configs.errors import UserError
+from configs.errors import UserError, nearest
 
 MOST_STEPS = 2**31 - 1
 
@@ -17,10 +17,17 @@ RANGES: tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...] = (
         lambda value: value >= 1,
         (
             *("steps", "batch_size", "length", "steps_per_call"),
+            *("data.prefetch", "optim.accumulate", "checkpoint.keep", "log.every"),
+            "sample.tokens",
+        ),
+    ),
+    (
+        "be at least 1 and below 2**31",
+        lambda value: 1 <= value < 2**31,
+        (
             *("model.embed_dim", "model.num_layers", "model.num_heads", "model.num_kv_heads"),
             *("model.head_dim", "model.value_dim", "model.mlp_dim", "model.vocab_size"),
-            *("model.max_length", "data.prefetch", "optim.accumulate", "checkpoint.keep"),
-            *("log.every", "sample.tokens"),
+            "model.max_length",
         ),
     ),
     ("be at least 1, or None", lambda value: value >= 1, ("loss_chunk",)),
@@ -67,8 +74,8 @@ RANGES: tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...] = (
         ("model.logit_cap",),
     ),
     (
-        "hold None or sizes of at least 1 token, such as (None, 256)",
-        lambda value: bool(value) and all(size is None or size >= 1 for size in value),
+        "hold None or sizes of at least 1 and below 2**31 tokens, such as (None, 256)",
+        lambda value: bool(value) and all(size is None or _is_size(size) for size in value),
         ("model.window",),
     ),
     (
@@ -83,6 +90,20 @@ RANGES: tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...] = (
     ),
 )
 
+_FLOATS = ("float32", "bfloat16")
+
+# The words that a field may be; where there is a colon in ``model.mlp``, it names a class.
+CHOICES: dict[str, tuple[str, ...]] = {
+    "model.value_map": ("factored", "full"),
+    "model.positions": ("learned", "rotary", "none"),
+    "model.norm": ("layernorm", "rmsnorm"),
+    "model.mlp": ("gelu_tanh", "gelu_erf", "swiglu", "none", "module:Class"),
+    "model.remat": ("none", "block", "matmuls"),
+    "model.dtype": _FLOATS,
+    "model.param_dtype": _FLOATS,
+    "model.accumulation_dtype": _FLOATS,
+}
+
 
 def check_ranges(values: Mapping[str, Any]) -> None:
     """Checks well-typed values of fields by their dotted names; those without a range pass.
@@ -96,6 +117,18 @@ def check_ranges(values: Mapping[str, Any]) -> None:
             if value is not None and not fits(_rounded(value)):
                 field = name if "." in name else f"config.{name}"
                 raise UserError(f"{field} = {value!r} must {words}.")
+    for name, choices in CHOICES.items():
+        value = values.get(name)
+        own = name == "model.mlp" and ":" in str(value)
+        if value is not None and value not in choices and not own:
+            raise UserError(
+                f"{name} cannot be {value!r}{nearest(str(value), choices)}; choose one of "
+                f"{', '.join(choices)}."
+            )
+
+
+def _is_size(value: int) -> bool:
+    return 1 <= value < 2**31
 
 
 def _rounded(value: Any) -> Any:

@@ -4,6 +4,7 @@ import jax
 from flax import nnx
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from configs.errors import UserError
 from model.attention import variant
 from model.axes import RESIDUAL
 from model.cache import Layer, remember
@@ -55,6 +56,11 @@ class Block(nnx.Module):
             heads, cache = remember(cache, heads, mask, self.compute)
         mixed = self.attention.attend(heads, mask.within(self.window))
         update = self.attention.write(normed, mixed)
+        if update.shape != x.shape:
+            raise UserError(
+                f"write of model.attention = {self.config.attention!r} returns an array "
+                f"{update.shape}; return the updates of the residual stream, {x.shape}."
+            )
         rate = self.config.dropout
         after = x + self.compute.dropout(update, rate, first, RESIDUAL)
         if self.mlp is None:

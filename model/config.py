@@ -1,51 +1,14 @@
 """The validated shape of a network."""
 
 import dataclasses
-import math
-from collections.abc import Callable
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from configs.errors import UserError, nearest
+from configs.ranges import check_ranges
 
 VOCAB_MULTIPLE = 128  # padding of the vocabulary; independent of the mesh
-MOST = 2**31 - 1  # positions and sizes have 32 bits
-
-_CHOICES = {
-    "value_map": ("factored", "full"),
-    "positions": ("learned", "rotary", "none"),
-    "norm": ("layernorm", "rmsnorm"),
-    "mlp": ("gelu_tanh", "gelu_erf", "swiglu", "none"),
-    "remat": ("none", "block", "matmuls"),
-    **dict.fromkeys(("dtype", "param_dtype", "accumulation_dtype"), ("float32", "bfloat16")),
-}
-_SIZES = (
-    *("embed_dim", "num_layers", "num_heads", "num_kv_heads", "head_dim", "value_dim"),
-    *("mlp_dim", "vocab_size", "max_length"),
-)
-
-
-def _is_size(value: int) -> bool:
-    return 1 <= value <= MOST
-
-
-def _is_positive(value: float) -> bool:
-    return 0 < value < math.inf
-
-
-# What a field must be, in the words of its error.
-_RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
-    **dict.fromkeys(_SIZES, (_is_size, "be at least 1 and below 2**31")),
-    "window": (
-        lambda window: window and all(size is None or _is_size(size) for size in window),
-        "hold None or sizes of at least 1 and below 2**31 tokens, such as (None, 256)",
-    ),
-    "dropout": (lambda rate: 0 <= rate < 1, "be at least 0 and below 1"),
-    "rotary_base": (_is_positive, "be positive and finite"),
-    "norm_epsilon": (_is_positive, "be positive and finite"),
-    "logit_cap": (lambda cap: cap is None or _is_positive(cap), "be positive and finite, or None"),
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,17 +50,7 @@ class ModelConfig:
     accumulation_dtype: str
 
     def __post_init__(self) -> None:
-        for name, choices in _CHOICES.items():
-            value = getattr(self, name)
-            if value not in choices and not (name == "mlp" and ":" in value):
-                raise UserError(
-                    f"model.{name} cannot be {value!r}{nearest(str(value), choices)}; "
-                    f"choose one of {', '.join(choices)}."
-                )
-        for name, (fits, words) in _RANGES.items():
-            value = getattr(self, name)
-            if not fits(value):
-                raise UserError(f"model.{name} = {value} must {words}.")
+        check_ranges({f"model.{name}": value for name, value in vars(self).items()})
         if self.num_heads % self.num_kv_heads:
             raise UserError(
                 f"model.num_kv_heads = {self.num_kv_heads} does not divide model.num_heads = "

@@ -7,14 +7,17 @@ import dataclasses
 import math
 import zlib
 from collections.abc import Callable
+from difflib import get_close_matches
 from typing import Any, Literal, TypeVar
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import PartitionSpec
 from jax.tree_util import keystr
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
+from configs.errors import nearest
 from model.axes import Axes, ShardingRules
 
 Shape = tuple[int, ...]
@@ -71,10 +74,11 @@ class Declare:
     dtype: str
     # Axes over which the constructor is mapped, such as the layers of a stack of blocks.
     mapped: tuple[str, ...] = ()
+    names: set[str] = dataclasses.field(default_factory=set)  # that are declared
 
     def inside(self, name: str) -> "Declare":
         """Returns the same for a submodule of this name."""
-        return dataclasses.replace(self, key=_fold(self.key, name))
+        return dataclasses.replace(self, key=_fold(self.key, name), names=set())
 
     def matrix(
         self,
@@ -120,23 +124,40 @@ class Declare:
 
     def gain(self, name: str, shape: Shape, axes: Axes, start: float = 1.0) -> nnx.Param:
         """Declares factors that begin at 1, or at ``start``."""
-        return self._constant(shape, axes, start, "gain")
+        return self._constant(name, shape, axes, start, "gain")
 
     def bias(self, name: str, shape: Shape, axes: Axes, start: float = 0.0) -> nnx.Param:
         """Declares terms that begin at 0, or at ``start``."""
-        return self._constant(shape, axes, start, "bias")
+        return self._constant(name, shape, axes, start, "bias")
 
     def _drawn(
         self, name: str, shape: Shape, axes: Axes, stddev: float, kind: Kind, *groups: Axes
     ) -> nnx.Param:
-        spec = self.rules.spec(axes, shape)
+        spec = self._spec(name, shape, axes)
         value = jax.random.normal(_fold(self.key, name), shape, self.dtype, out_sharding=spec)
         # The barrier keeps XLA from merging the factors, which it would do without a mesh only.
         return self._parameter(stddev * jax.lax.optimization_barrier(value), axes, kind, *groups)
 
-    def _constant(self, shape: Shape, axes: Axes, start: float, kind: Kind) -> nnx.Param:
-        spec = self.rules.spec(axes, shape)
+    def _constant(self, name: str, shape: Shape, axes: Axes, start: float, kind: Kind) -> nnx.Param:
+        spec = self._spec(name, shape, axes)
         return self._parameter(jnp.full(shape, start, self.dtype, out_sharding=spec), axes, kind)
+
+    def _spec(self, name: str, shape: Shape, axes: Axes) -> PartitionSpec | None:
+        """Returns how a parameter is sharded; refuses a name or axes that must be a mistake."""
+        if name in self.names:
+            raise ValueError(f"the parameter {name} is declared twice; give one another name.")
+        if len(shape) != len(axes):
+            raise ValueError(f"the parameter {name} {shape} needs an axis a dimension, not {axes}.")
+        sharded = [field.name for field in dataclasses.fields(self.rules)]
+        for axis in axes:
+            near = axis and get_close_matches(axis, sharded, cutoff=0.85)
+            if axis and near and axis not in sharded:
+                raise ValueError(
+                    f"the parameter {name} has an axis {axis!r}{nearest(axis, sharded)} that "
+                    "nothing shards; write an axis of model.axes.ShardingRules, or another name."
+                )
+        self.names.add(name)
+        return self.rules.spec(axes, shape)
 
     def _parameter(
         self, value: Array, axes: Axes, kind: Kind, contracted: Axes = (), stacked: Axes = ()

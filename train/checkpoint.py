@@ -76,9 +76,9 @@ class Checkpoints:
         documents = {CONFIG: resolved.to_json(self.config), STATE: json.dumps(about) + "\n"}
         if self.tokenizer is not None:
             documents[TOKENIZER] = self.tokenizer.to_json()
-        items = {MODEL: named_arrays(state.model), OPTIMIZER: _kept(state)}
-        if state.ema:
-            items[EMA] = state.ema
+        items = {MODEL: named_arrays(state.model), OPTIMIZER: _kept(state), EMA: state.ema}
+        # Orbax refuses an item without arrays, as an optimizer without a state is.
+        items = {name: item for name, item in items.items() if jax.tree.leaves(item)}
         self._saving = save(path, items, documents)
 
     def wait(self) -> None:
@@ -104,7 +104,9 @@ class Checkpoints:
                 f"checkpoint.restore_from={found.path}."
             )
         model = found.load(MODEL, named_arrays(abstract.model), mesh)
-        optimizer = found.load(OPTIMIZER, _kept(abstract), mesh)
+        optimizer = _kept(abstract)
+        if jax.tree.leaves(optimizer):
+            optimizer = found.load(OPTIMIZER, optimizer, mesh)
         master = optimizer.pop(MASTER)
         # A run that had no average before begins it at its parameters.
         averaged = EMA if found.holds(EMA) else MODEL

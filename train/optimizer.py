@@ -123,8 +123,7 @@ def _adafactor(numbers: Numbers, declared: Declarations) -> optax.GradientTransf
         optax.clip_by_block_rms(1.0),
         optax.scale_by_param_block_rms(),
     )
-    layers = {name: d.axes.index("layers") for name, d in declared.items() if "layers" in d.axes}
-    return by_layer(layers, whole) if layers else whole
+    return _each_layer(declared, whole)
 
 
 def _muon(numbers: Numbers, declared: Declarations) -> optax.GradientTransformation:
@@ -151,7 +150,7 @@ def _muon(numbers: Numbers, declared: Declarations) -> optax.GradientTransformat
 
 def _custom(name: str) -> Scaling:
     """Returns a function of the user's own, checked when it is called."""
-    function = objects.load(name, "optim.name", NAMES)
+    function = objects.load(name, "optim.name", NAMES, arguments=2)
 
     def scaling(numbers: Numbers, declared: Declarations) -> Any:
         found = function(numbers, declared)
@@ -160,9 +159,15 @@ def _custom(name: str) -> Scaling:
                 f"optim.name = {name!r} returned {type(found).__name__}; return an "
                 "optax.GradientTransformation from function(numbers, declarations)."
             )
-        return found
+        return _each_layer(declared, found)
 
     return scaling
+
+
+def _each_layer(declared: Declarations, whole: optax.GradientTransformation) -> Any:
+    """Returns what sees the layers of a stack as parameters of their own."""
+    layers = {name: d.axes.index("layers") for name, d in declared.items() if "layers" in d.axes}
+    return by_layer(layers, whole) if layers else whole
 
 
 SCALINGS: dict[str, Scaling] = {

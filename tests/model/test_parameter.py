@@ -172,3 +172,19 @@ def test_what_contracts_heads_may_be_a_matrix_or_a_stack():
     found = {d.path: d for d in declarations(small.abstract(talking))}
     talk = found["blocks.0.attention.talk"]
     assert (talk.stacked, talk.rows, talk.columns) == (("layers",), (1,), (2,))
+
+
+@pytest.mark.parametrize(
+    ("second", "axes", "words"),
+    [
+        ("first", ("heads",), "declared twice"),
+        ("second", ("head",), "axis 'head' .*mean 'heads'"),
+        ("second", ("heads", "embed"), "an axis a dimension"),
+    ],
+)
+def test_a_declaration_that_must_be_a_mistake_is_refused(second, axes, words):
+    declare = Declare(jax.random.key(0), ShardingRules(), "float32")
+    declare.gain("first", (4,), ("heads",))
+    declare.inside("part").gain("first", (4,), ("heads",))
+    with pytest.raises(ValueError, match=f"the parameter {second}.* {words}"):
+        declare.bias(second, (4,), axes)

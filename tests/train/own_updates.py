@@ -36,3 +36,20 @@ def nothing(numbers, declarations):
 
 
 number = 3
+
+
+def signs(numbers, declarations):
+    """Keeps no state."""
+    del numbers, declarations
+    return optax.stateless(lambda updates, _: {n: jnp.sign(u) for n, u in updates.items()})
+
+
+def trusted(numbers, declarations):
+    """Scales by norms of parameters, each layer's its own."""
+    del numbers, declarations
+    return optax.scale_by_trust_ratio()
+
+
+def lonely(numbers):
+    """Takes too little."""
+    return optax.trace(numbers.b1)

@@ -94,6 +94,16 @@ def test_the_average_the_master_weights_and_a_key_of_one_s_own_are_saved(run, tm
     tiny.assert_equal(*({n: np.asarray(a) for n, a in t.items()} for t in (averaged, expected)))
 
 
+def test_an_optimizer_without_a_state_is_saved_and_restored(run, tmp_path):
+    changes = {"optim.name": f"{own_updates.__name__}:signs", "model.num_layers": 1}
+    stepper = tiny.Stepper(tiny.config(changes), tiny.mesh())
+    state, _ = stepper.call(stepper.start(), 1)
+    checkpoints = Checkpoints(tmp_path, stepper.config, None)
+    checkpoints.save(state, 1)
+    checkpoints.wait()
+    tiny.assert_equal(tiny.arrays(restore(run, tmp_path, changes)), tiny.arrays(state))
+
+
 def test_a_step_without_an_average_begins_one_and_says_that_it_has_none(run, tmp_path):
     save(run, tmp_path, [3])
     with pytest.raises(UserError, match="holds no average of the parameters for --ema"):

@@ -191,12 +191,26 @@ def test_an_optimizer_of_one_s_own_is_clipped_decayed_and_scaled():
     assert_close(found, expected | {"gain": drawn(SHAPES, 0)["gain"]}, rtol=0, atol=1e-6)
 
 
+def test_an_optimizer_of_one_s_own_sees_each_layer_alone():
+    shapes = {"stack": (3, 6, 4), "gain": (4,)}
+    arrays, gradients = (jax.tree.map(jnp.asarray, drawn(shapes, seed)) for seed in (0, 1))
+    optimizer = optimizer_of(f"{own_updates.__name__}:trusted", declared(shapes))
+    given = numbers(learning_rate=0.02, weight_decay=0.0, clip=0.0)
+    after, _ = taking(optimizer)(gradients, optimizer.init(arrays), arrays, given, jnp.int32(0))
+    for layer in range(3):
+        start, slope = (np.asarray(tree["stack"][layer]) for tree in (arrays, gradients))
+        trust = np.linalg.norm(start) / np.linalg.norm(slope)
+        expected = start - 0.02 * trust * slope
+        np.testing.assert_allclose(after["stack"][layer], expected, rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("function", "sentence"),
     [
         ("missing", "cannot be imported .AttributeError"),
         ("number", "cannot be called; name a class or a function"),
         ("nothing", "returned NoneType; return an optax.GradientTransformation"),
+        ("lonely", "is called with 2 arguments .too many positional arguments"),
     ],
 )
 def test_an_optimizer_of_one_s_own_that_is_none_is_refused_by_name(function, sentence):
