@@ -10,6 +10,13 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 
+# Whoever runs the tests in the background has the signal ignored, and so would what they start.
+HEEDS = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+"""
+
 SWALLOWS = """
 import time
 from configs import command
@@ -28,14 +35,12 @@ command.run(main, lambda: None)
 def interrupted(folder, *arguments):
     """Starts Python, sends SIGINT when it has printed a line, returns status and complaint."""
     process = subprocess.Popen(
-        [sys.executable, *arguments],
+        [sys.executable, "-c", HEEDS, *arguments],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(folder)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        # Whoever runs the tests in the background has it ignored.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert process.stdout.readline() == "here\n"
     process.send_signal(signal.SIGINT)
