@@ -28,7 +28,7 @@ WHOLE_KEYS: Axes = ("batch", "kv_heads", None, None)  # of all the sequence, for
 
 @dataclasses.dataclass(frozen=True)
 class ShardingRules:
-    """The mesh axes over which each logical axis is split; ``()`` is not split at all.
+    """The mesh axes over which each logical axis is sharded; ``()`` is not split at all.
 
     Parameters name their axes in their declaration, activations where they are made.
     """
@@ -43,7 +43,7 @@ class ShardingRules:
     layers: MeshAxes = ()
 
     def spec(self, axes: Axes, shape: Sequence[int] | None = None) -> PartitionSpec | None:
-        """Returns how an array with these logical axes is split over the current mesh.
+        """Returns how an array with these logical axes is sharded over the current mesh.
 
         Axes that the table lacks are not split; where there is a shape, neither is a dimension that
         its mesh axes do not divide (grouped key/value heads, or a batch of one prompt). It is None
@@ -63,7 +63,7 @@ class ShardingRules:
 
 
 def spec_of(x: jax.Array) -> PartitionSpec | None:
-    """Returns how an array is split over the mesh that is set; None where ``spec`` gives None."""
+    """Returns how an array is sharded over the mesh that is set; None where ``spec`` gives None."""
     mesh = jax.sharding.get_abstract_mesh()
     return None if mesh.empty or mesh.are_all_axes_manual else jax.typeof(x).sharding.spec
 
@@ -138,7 +138,7 @@ def make_mesh(sizes: dict[str, int], field: str = "config.mesh") -> Mesh:
 
 
 def check_mesh(mesh: Mesh, config: ModelConfig, batch_size: int, length: int) -> None:
-    """Checks that a model and microbatches of ``batch_size`` sequences can be split over a mesh.
+    """Checks that a model and microbatches of ``batch_size`` sequences can be sharded over a mesh.
 
     Raises:
       UserError: a size does not divide; the sentence names the field.

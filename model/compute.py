@@ -1,4 +1,4 @@
-"""How arrays are computed: types of operands and sums, and how results are split."""
+"""How arrays are computed: types of operands and sums, and how results are sharded."""
 
 import dataclasses
 import re
@@ -62,7 +62,7 @@ class Compute:
           subscripts: as of ``jnp.einsum``.
           x: an activation.
           w: a parameter, which is gathered over its ``embed`` axis, or another activation.
-          axes: logical axes of the result; a summed axis that is split becomes a sum over its
+          axes: logical axes of the result; a summed axis that is sharded becomes a sum over its
             mesh axis here.
           dtype: of the result; that of activations when None.
           bias: added to the sums before they are rounded; of a shape that stretches to theirs.
@@ -102,7 +102,7 @@ class Compute:
         ]
 
     def gathered(self, parameter: nnx.Param) -> PartitionSpec | None:
-        """Returns how a parameter is split while it is used: no more over its ``embed`` axis."""
+        """Returns how a parameter is sharded while it is used: no more over its ``embed`` axis."""
         axes = tuple(None if axis == "embed" else axis for axis in parameter.axes)
         return self.rules.spec(axes, parameter.shape)
 

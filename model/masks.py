@@ -95,7 +95,7 @@ def causal(length: int, segments: Int[Array, "B T"] | None, compute: Compute) ->
     Args:
       length: T, tokens of a sequence.
       segments: document of each token, which do not see each other; None: all is one.
-      compute: places the keys' side whole, the queries' side as the sequence is split.
+      compute: reshards the keys' side whole, the queries' side as the sequence is sharded.
     """
     index = jnp.arange(length)[None]
     keys = None if segments is None else compute.reshard(segments, ("batch", None))

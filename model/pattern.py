@@ -149,7 +149,7 @@ class Pattern:
         return [one(*side) for side in sides]
 
     def resharded(self, compute: Compute) -> "Pattern":
-        """Returns the pattern with its arrays split as queries, whole keys and heads are."""
+        """Returns the pattern with its arrays sharded as queries, whole keys and heads are."""
 
         def split(arrays: dict[str, Array], axes: Axes) -> dict[str, Array]:
             return {

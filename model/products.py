@@ -36,8 +36,8 @@ def multiply(
       x: an activation, of the type that is multiplied.
       others: parameters or activations of any type.
       wide: type of the sums, and of the results.
-      gathered: how each of the others is split while it is multiplied; None: as it is.
-      results: how each result is split over the mesh; None without a mesh.
+      gathered: how each of the others is sharded while it is multiplied; None: as it is.
+      results: how each result is sharded over the mesh; None without a mesh.
     """
     left, right, out = re.split(",|->", subscripts)
     einsum = functools.partial(device().einsum, wide=wide)
@@ -94,14 +94,14 @@ def lookup(
     gathered: PartitionSpec | None,
     result: PartitionSpec | None,
 ) -> Array:
-    """Returns rows of a table; its gradient is summed in float32, as it is split itself.
+    """Returns rows of a table; its gradient is summed in float32, as it is sharded itself.
 
     Args:
       table: [V, D].
       index: of the rows.
       dtype: of what is returned.
-      gathered: how the table is split while it is read; None: as it is.
-      result: how what is returned is split over the mesh; None without a mesh.
+      gathered: how the table is sharded while it is read; None: as it is.
+      result: how what is returned is sharded over the mesh; None without a mesh.
     """
 
     def rows(index: Array, table: Array) -> Array:

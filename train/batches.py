@@ -27,7 +27,7 @@ def make_batch(
     Args:
       make: rows by number, as ``CorpusRows.training``.
       numbers: of the batch's rows; a leading axis stacks the batches of several steps.
-      mesh: that the arrays are split over.
+      mesh: that the arrays are sharded over.
       rules: say how.
     """
     axes = ("batch", "length") if numbers.ndim == 1 else (None, "batch", "length")
@@ -75,7 +75,7 @@ def training_batches(
       batch_size: sequences a step.
       calls: the steps of each call; step s takes rows s B to (s + 1) B of the endless order.
       slots: batches in a stack; a call with fewer steps repeats its last.
-      mesh: that the arrays are split over.
+      mesh: that the arrays are sharded over.
       rules: say how.
       prefetch: stacks made ahead.
     """

@@ -59,7 +59,7 @@ class Optimizer:
             self.groups = {"custom": (_custom(optim.name), list(self.declared))}
 
     def init(self, arrays: Arrays) -> dict[str, PyTree]:
-        """Returns the state for parameters, split over devices as they are."""
+        """Returns the state for parameters, sharded over devices as they are."""
         return dict(self.chain(Numbers.of(base.get_config()), jnp.int32(0)).init(arrays))
 
     def chain(

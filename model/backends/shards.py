@@ -18,7 +18,7 @@ Local = Callable[[Array, Array, Array, Mask, Pattern], Array]
 
 
 def length_is_split(compute: Compute) -> bool:
-    """Returns whether a sequence is split over devices of the mesh that is set."""
+    """Returns whether a sequence is sharded over devices of the mesh that is set."""
     mesh = jax.sharding.get_abstract_mesh()
     return math.prod(mesh.shape.get(axis, 1) for axis in compute.rules.length) > 1
 
@@ -28,7 +28,7 @@ def for_each_query_head(
 ) -> Float[Array, "B H S W"]:
     """Repeats grouped keys or values so that each query head has its own.
 
-    All S positions are gathered where the sequence is split: a query may see any of them.
+    All S positions are gathered where the sequence is sharded: a query may see any of them.
     """
     batch, groups, length, width = x.shape
     x = compute.reshard(x, WHOLE_KEYS)
@@ -57,7 +57,7 @@ def on_shards(
       v: values, likewise.
       mask: which key a query sees.
       pattern: how logits become a pattern.
-      compute: says how arrays are split.
+      compute: says how arrays are sharded.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.are_all_axes_manual:

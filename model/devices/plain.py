@@ -25,7 +25,7 @@ class Plain:
           x: the first operand.
           w: the second.
           wide: type of the sums and of the result.
-          spec: how the result is split over the mesh; None without one.
+          spec: how the result is sharded over the mesh; None without one.
         """
         return jnp.einsum(subscripts, x, w, preferred_element_type=wide, out_sharding=spec)
 
