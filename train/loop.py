@@ -21,7 +21,7 @@ from model.config import ModelConfig
 from model.manifest import CONFIG, damaged_steps
 from model.saving import write_text
 from text.reading import Sources, open_sources
-from train import profile
+from train import loss, profile
 from train.batches import training_batches
 from train.calls import calls, due
 from train.checkpoint import Checkpoints, check_corpus, check_workdir, start_from
@@ -65,6 +65,7 @@ def train(config: ConfigDict, workdir: Path, console: Console | None = None) -> 
     """
     console = console or Console()
     resolved.check(config)
+    loss.by_name(config.loss)  # a mistake shows before anything is read or compiled
     split_host(config.host_devices)
     sources = open_sources(config)
     config = resolved.resolve(config, sources.vocab_size)
