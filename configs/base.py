@@ -123,7 +123,7 @@ def get_config() -> ConfigDict:
             loss_chunk=config_dict.placeholder(int),  # tokens whose logits a device holds at once;
             #                    None: as many as 64 MB hold on a CPU, 256 MB elsewhere
             steps_per_call=1,  # optimizer steps in one call of the compiled function
-            host_devices=config_dict.placeholder(int),  # devices that a CPU is split into, for the
+            host_devices=config_dict.placeholder(int),  # forced host devices of a CPU, for the
             #                    mesh; None: one, or what XLA_FLAGS say
             model=model(),
             data=data(),

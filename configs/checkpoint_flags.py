@@ -21,7 +21,7 @@ def define() -> None:
     flags.DEFINE_integer(
         "host_devices",
         None,
-        "Devices that a CPU is split into for --mesh; by default the run's.",
+        "Forced host devices of a CPU, for --mesh; by default the run's.",
     )
 
 
@@ -55,7 +55,7 @@ def mesh_sizes() -> dict[str, int]:
 
 
 def host_devices(config: ConfigDict) -> int | None:
-    """Returns the devices that a CPU is split into, None for as many as it is.
+    """Returns how many host devices to force on a CPU; None leaves them as they are.
 
     Args:
       config: of the run that is looked at.

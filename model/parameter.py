@@ -17,7 +17,7 @@ from jax.sharding import PartitionSpec
 from jax.tree_util import keystr
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
-from configs.errors import nearest
+from configs.errors import UserError, nearest
 from model.axes import Axes, ShardingRules
 
 Shape = tuple[int, ...]
@@ -102,13 +102,13 @@ class Declare:
           gain: multiplies the standard deviation.
 
         Raises:
-          ValueError: what is not stacked has no axis to sum over, or none to write.
+          UserError: what is not stacked has no axis to sum over, or none to write.
         """
         summed, stack = tuple(contracted.split()), tuple(stacked.split())
         spanned = [axis for axis in axes if axis not in stack]
         sums = [axis in summed for axis in spanned]
         if not {*summed, *stack} <= set(axes) or all(sums) or not any(sums):
-            raise ValueError(
+            raise UserError(
                 f"the matrix {name} with axes {axes}, contracted={contracted!r} and "
                 f"stacked={stacked!r} has no rows or no columns; name other axes."
             )
@@ -145,14 +145,14 @@ class Declare:
     def _spec(self, name: str, shape: Shape, axes: Axes) -> PartitionSpec | None:
         """Returns how a parameter is sharded; refuses a name or axes that must be a mistake."""
         if name in self.names:
-            raise ValueError(f"the parameter {name} is declared twice; give one another name.")
+            raise UserError(f"the parameter {name} is declared twice; give one another name.")
         if len(shape) != len(axes):
-            raise ValueError(f"the parameter {name} {shape} needs an axis a dimension, not {axes}.")
+            raise UserError(f"the parameter {name} {shape} needs an axis a dimension, not {axes}.")
         sharded = [field.name for field in dataclasses.fields(self.rules)]
         for axis in axes:
             near = axis and get_close_matches(axis, sharded, cutoff=0.85)
             if axis and near and axis not in sharded:
-                raise ValueError(
+                raise UserError(
                     f"the parameter {name} has an axis {axis!r}{nearest(axis, sharded)} that "
                     "nothing shards; write an axis of model.axes.ShardingRules, or another name."
                 )

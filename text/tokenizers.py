@@ -37,11 +37,8 @@ TRAINED = ("word", "char", "byte", "bpe")
 
 _END_TOKENS = (END, "<|endoftext|>", "</s>")
 _BYTES = 256
-# The library makes room for all tokens before it counts pairs.
-_MOST = 1 << 24
-# Encodings of the library take about 100 bytes a token; long texts go in pieces of this size
-# where that changes nothing.
-_PIECE = 1 << 20
+_MOST = 1 << 24  # the library makes room for all tokens before it counts pairs
+_PIECE = 1 << 20  # of a long text: the library's encodings take about 100 bytes a token
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,7 +22,7 @@ CACHE = 4 * 2**20
 class CPU(Plain):
     """A CPU, whose compiler needs products, loops and 16-bit arrays put to it in its own way."""
 
-    # Memory is as fast as products are slow here.
+    # Measured at a vocabulary of 50k, longer chunks gain nothing here.
     logit_bytes = 64 * 2**20
 
     def einsum(

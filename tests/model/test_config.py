@@ -42,6 +42,7 @@ MISTAKES = [
     (dict(remat="all"), "model.remat cannot be"),
     (dict(dtype="float64"), "model.dtype cannot be"),
     (dict(param_dtype="float16"), "model.param_dtype cannot be"),
+    (dict(dtype="float16"), "model.dtype cannot be 'float16'.*one of float32, bfloat16"),
     (dict(accumulation_dtype="int8"), "model.accumulation_dtype cannot be"),
     *(
         ({name: 0}, f"model.{name} = 0 must be at least 1")

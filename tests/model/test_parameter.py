@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 
+from configs.errors import UserError
 from model.axes import ShardingRules
 from model.parameter import Declare, declarations, parameters
 from model.transformer import Transformer
@@ -160,7 +161,7 @@ def test_parameters_come_in_the_order_of_the_leaves():
 )
 def test_a_matrix_without_rows_or_columns_is_refused(axes, contracted, stacked):
     declare = Declare(jax.random.key(0), ShardingRules(), "float32")
-    with pytest.raises(ValueError, match="the matrix talk .* no rows or no columns"):
+    with pytest.raises(UserError, match="the matrix talk .* no rows or no columns"):
         declare.matrix("talk", (4, 4), axes, contracted, stacked)
 
 
@@ -186,5 +187,5 @@ def test_a_declaration_that_must_be_a_mistake_is_refused(second, axes, words):
     declare = Declare(jax.random.key(0), ShardingRules(), "float32")
     declare.gain("first", (4,), ("heads",))
     declare.inside("part").gain("first", (4,), ("heads",))
-    with pytest.raises(ValueError, match=f"the parameter {second}.* {words}"):
+    with pytest.raises(UserError, match=f"the parameter {second}.* {words}"):
         declare.bias(second, (4,), axes)
