@@ -134,3 +134,19 @@ def test_an_unknown_backend_is_named():
 def test_auto_goes_by_device_and_shape(monkeypatch, device, queries, keys, expected):
     monkeypatch.setattr(devices, "platform", lambda: device)
     assert taken("auto", queries, keys) == expected
+
+
+class Unwritten(Multihead):
+    """Returns what heads read in the place of updates."""
+
+    def write(self, x, mixed):
+        return mixed
+
+
+def test_updates_of_another_shape_are_refused():
+    config = small.config(attention=f"{__name__}:Unwritten")
+    tokens = jax.ShapeDtypeStruct((2, 7), jnp.int32)
+    with pytest.raises(
+        UserError, match=r"write of model.attention = .* \(2, 4, 7, 5\); .*\(2, 7, 12\)"
+    ):
+        jax.eval_shape(lambda model, tokens: model(tokens), small.abstract(config), tokens)
