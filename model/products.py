@@ -40,7 +40,6 @@ def multiply(
       results: how each result is sharded over the mesh; None without a mesh.
     """
     left, right, out = re.split(",|->", subscripts)
-    einsum = functools.partial(device().einsum, wide=wide)
 
     def operands(x: Array, others: Sequence[Array]) -> list[Array]:
         cast = [w.astype(x.dtype) for w in others]
@@ -50,28 +49,26 @@ def multiply(
         ]
 
     def forward(x: Array, others: Sequence[Array]) -> list[Array]:
-        each = zip(operands(x, others), results, strict=True)
-        return [einsum(subscripts, x, w, spec=spec) for w, spec in each]
+        return device().products(subscripts, x, operands(x, others), wide, results)
 
     def backward(arguments: tuple, _: None, cotangents: list[Array]) -> tuple:
         x, others = arguments
         ys = [y.astype(x.dtype) for y in cotangents]
-        # Parts of a sum over the mesh are added up before it.
-        sums: dict[PartitionSpec | None, Array] = {}
+        pairs: dict[PartitionSpec | None, list[tuple[Array, Array]]] = {}
         for y, w in zip(ys, operands(x, others), strict=True):
             spec = _partial(x, y, [out.index(i) for i in out if i not in left])
-            part = einsum(f"{out},{right}->{left}", y, w, spec=spec)
-            sums[spec] = sums[spec] + part if spec in sums else part
-        whole = [
-            part if spec == spec_of(x) else jax.sharding.reshard(part, spec_of(x))
-            for spec, part in sums.items()
+            pairs.setdefault(spec, []).append((y, w))
+        # Parts of a sum over the mesh are added up before it.
+        turned, own = f"{out},{right}->{left}", spec_of(x)
+        sums = [device().sum_of_products(turned, p, wide, spec) for spec, p in pairs.items()]
+        sums = [
+            part if spec == own else jax.sharding.reshard(part, own)
+            for part, spec in zip(sums, pairs, strict=True)
         ]
-        dx = sum(whole[1:], whole[0]).astype(x.dtype)
-        dw = [
-            einsum(f"{left},{out}->{right}", x, y, spec=spec_of(w)).astype(w.dtype)
-            for y, w in zip(ys, others, strict=True)
-        ]
-        return dx, dw
+        dx = sum(sums[1:], sums[0]).astype(x.dtype)
+        specs = [spec_of(w) for w in others]
+        dw = device().products(f"{left},{out}->{right}", x, ys, wide, specs)
+        return dx, [slope.astype(w.dtype) for slope, w in zip(dw, others, strict=True)]
 
     return with_gradient(forward, lambda *arguments: (forward(*arguments), None), backward)(
         x, list(others)

@@ -5,8 +5,10 @@ Indices are merged first, so that no activation is turned to sum over batch and 
 matrix is written out as elements and sums.
 """
 
+import itertools
 import math
 import re
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +20,9 @@ SLABS = 8
 
 # Sums of this many terms at most are not cut in windows by XLA, which would write the terms.
 TERMS = 32
+
+# Stands for the indices that are merged where matrices are joined.
+JOINED = "J"
 
 
 def einsum(subscripts: str, x: Array, w: Array, wide: str) -> Array:
@@ -61,6 +66,42 @@ def einsum(subscripts: str, x: Array, w: Array, wide: str) -> Array:
         # Else the compiler turns an operand in order to save turning the result.
         result = jax.lax.optimization_barrier(result)
     return _ordered(result.reshape([sizes[i] for i in made]), made, out)
+
+
+def products(subscripts: str, x: Array, ws: Sequence[Array], wide: str) -> list[Array]:
+    """Returns the einsum of an operand with each of several, which are joined to one matrix."""
+    left, right, out = re.split(",|->", subscripts)
+    own = "".join(i for i in right if i not in left)
+    rows, summed = ("".join(i for i in left if (i in out) == kept) for kept in (True, False))
+    joined = _joined(ws, right, summed, own)
+    result = einsum(f"{left},{summed}{JOINED}->{rows}{JOINED}", x, joined, wide)
+    ends = itertools.accumulate(math.prod(_sizes(w, right, own)) for w in ws)
+    parts = jnp.split(result, list(ends)[:-1], axis=-1)
+    return [
+        _ordered(part.reshape(*part.shape[:-1], *_sizes(w, right, own)), rows + own, out)
+        for part, w in zip(parts, ws, strict=True)
+    ]
+
+
+def sum_of_products(subscripts: str, pairs: Sequence[tuple[Array, Array]], wide: str) -> Array:
+    """Returns the sum of the einsums of pairs of operands, as one over all that they sum over."""
+    left, right, out = re.split(",|->", subscripts)
+    summed = "".join(i for i in left if i not in out)
+    rows, columns = ("".join(i for i in own if i in out) for own in (left, right))
+    xs, ws = zip(*pairs, strict=True)
+    x, w = _joined(xs, left, rows, summed), _joined(ws, right, columns, summed)
+    return einsum(f"{rows}{JOINED},{columns}{JOINED}->{out}", x, w, wide)
+
+
+def _joined(arrays: Sequence[Array], indices: str, kept: str, merged: str) -> Array:
+    """Merges some indices of arrays to one last axis, along which the arrays are joined."""
+    ordered = [_ordered(array, indices, kept + merged) for array in arrays]
+    flat = [array.reshape(*array.shape[: len(kept)], -1) for array in ordered]
+    return jnp.concatenate(flat, axis=-1)
+
+
+def _sizes(array: Array, indices: str, wanted: str) -> list[int]:
+    return [array.shape[indices.index(i)] for i in wanted]
 
 
 def _dot(x: Array, x_first: bool, w: Array, w_first: bool, wide: str) -> Array:

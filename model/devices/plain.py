@@ -1,11 +1,13 @@
 """What a TPU or a GPU does: the plain way."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 from jaxtyping import Array
+
+Spec = PartitionSpec | None
 
 
 class Plain:
@@ -15,9 +17,7 @@ class Plain:
     # is read and written whole, which a chunk must be long enough to hide.
     logit_bytes = 256 * 2**20
 
-    def einsum(
-        self, subscripts: str, x: Array, w: Array, *, wide: str, spec: PartitionSpec | None
-    ) -> Array:
+    def einsum(self, subscripts: str, x: Array, w: Array, *, wide: str, spec: Spec) -> Array:
         """Multiplies two operands of one type.
 
         Args:
@@ -28,6 +28,20 @@ class Plain:
           spec: how the result is sharded over the mesh; None without one.
         """
         return jnp.einsum(subscripts, x, w, preferred_element_type=wide, out_sharding=spec)
+
+    def products(
+        self, subscripts: str, x: Array, ws: Sequence[Array], wide: str, specs: Sequence[Spec]
+    ) -> list[Array]:
+        """Multiplies one operand by each of several; arguments as of ``einsum``."""
+        pairs = zip(ws, specs, strict=True)
+        return [self.einsum(subscripts, x, w, wide=wide, spec=spec) for w, spec in pairs]
+
+    def sum_of_products(
+        self, subscripts: str, pairs: Sequence[tuple[Array, Array]], wide: str, spec: Spec
+    ) -> Array:
+        """Adds the products of pairs of operands; arguments as of ``einsum``."""
+        first, *rest = (self.einsum(subscripts, x, w, wide=wide, spec=spec) for x, w in pairs)
+        return sum(rest, first)
 
     def scans(self, num_layers: int) -> bool:
         """Returns whether so many layers are scanned, where a config does not say."""
