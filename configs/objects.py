@@ -2,13 +2,19 @@
 
 import importlib
 import inspect
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from configs.errors import UserError, nearest
 
 
-def load(text: str, field: str, builtin: Iterable[str] = (), arguments: int | None = None) -> Any:
+def load(
+    text: str,
+    field: str,
+    builtin: Iterable[str] = (),
+    arguments: int | None = None,
+    kinds: Mapping[str, type] | None = None,
+) -> Any:
     """Returns the class or function that a field names as "module:name".
 
     Args:
@@ -16,9 +22,10 @@ def load(text: str, field: str, builtin: Iterable[str] = (), arguments: int | No
       field: its dotted name, for errors.
       builtin: the other values that the field takes, for errors.
       arguments: how many a function must take; None leaves it open.
+      kinds: what a class must be, by words for errors.
 
     Raises:
-      UserError: there is no such module, or nothing of that name that can be called in it.
+      UserError: there is no such module, or nothing of that name in it that can be used.
     """
     module, _, name = text.partition(":")
     known = list(builtin)
@@ -43,4 +50,7 @@ def load(text: str, field: str, builtin: Iterable[str] = (), arguments: int | No
             raise UserError(
                 f"{field} = {text!r} is called with {arguments} arguments ({error}); take them."
             ) from error
+    for words, kind in (kinds or {}).items():
+        if not (isinstance(found, type) and issubclass(found, kind)):
+            raise UserError(f"{field} = {text!r} is no {words}; derive it from a class that is.")
     return found

@@ -94,6 +94,7 @@ _FLOATS = ("float32", "bfloat16")
 
 # The words that a field may be; where there is a colon in ``model.mlp``, it names a class.
 CHOICES: dict[str, tuple[str, ...]] = {
+    "model.attention_backend": ("auto", "dense", "pieces", "blockwise", "splash", "cudnn"),
     "model.value_map": ("factored", "full"),
     "model.positions": ("learned", "rotary", "none"),
     "model.norm": ("layernorm", "rmsnorm"),
@@ -102,6 +103,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "model.dtype": _FLOATS,
     "model.param_dtype": _FLOATS,
     "model.accumulation_dtype": _FLOATS,
+    "optim.schedule": ("cosine", "linear", "warmup_stable_decay", "constant"),
 }
 
 

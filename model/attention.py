@@ -7,7 +7,6 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from configs import objects
-from configs.errors import UserError
 from model.axes import KEYS, QUERIES, RESIDUAL, Axes
 from model.backends import choice
 from model.compute import Compute
@@ -166,6 +165,10 @@ class Multihead(nnx.Module):
         return self.compute.einsum(subscripts, mixed, matrix, axes=RESIDUAL, bias=bias)
 
 
+# What a variant must be, for one that is not.
+_KINDS = {"nnx.Module": nnx.Module, "Attention with project, attend and write": Attention}
+
+
 def variant(name: str) -> Any:
     """Returns the class of an attention variant, which keeps the interface of ``Attention``.
 
@@ -177,13 +180,4 @@ def variant(name: str) -> Any:
     """
     if name == "multihead":
         return Multihead
-    cls = objects.load(name, "model.attention", ["multihead"])
-    if not (isinstance(cls, type) and issubclass(cls, nnx.Module)):
-        raise UserError(f"model.attention = {name!r} is no nnx.Module; derive it from Multihead.")
-    missing = [part for part in ("project", "attend", "write") if not hasattr(cls, part)]
-    if missing:
-        raise UserError(
-            f"model.attention = {name!r} has no {' and no '.join(missing)}, as "
-            "model.attention.Attention describes them; derive it from Multihead."
-        )
-    return cls
+    return objects.load(name, "model.attention", ["multihead"], kinds=_KINDS)

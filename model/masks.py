@@ -1,6 +1,7 @@
 """Which key a query may see: computed where it is needed, never stored."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import no_type_check
 
 import jax
@@ -73,19 +74,22 @@ class Mask:
         count = self.query_position.shape[1]
         return jax.lax.dynamic_slice_in_dim(at_keys, self.slot, count, axis=2), at_keys
 
-    def cut(self, rows: slice, queries: slice, keys: slice) -> "Mask":
-        """Returns the mask of some rows, queries and keys, which need not be in order."""
+    def of(self, queries: Callable[[Array], Array], keys: Callable[[Array], Array]) -> "Mask":
+        """Returns the mask of other queries and keys, which need not be in order.
 
-        def part(x: Array, columns: slice) -> Array:
-            return x[:, columns] if x.shape[0] == 1 else x[rows, columns]
+        Args: what makes the arrays of those of the arrays here, [b, T] and [b, S].
+        """
 
-        of_queries, of_keys = self.query_segment, self.key_segment
-        return Mask(
-            part(self.query_position, queries),
-            part(self.key_position, keys),
-            None if of_queries is None else part(of_queries, queries),
-            None if of_keys is None else part(of_keys, keys),
-            self.window,
+        def some(function: Callable[[Array], Array], segment: Array | None) -> Array | None:
+            return None if segment is None else function(segment)
+
+        return dataclasses.replace(
+            self,
+            query_position=queries(self.query_position),
+            key_position=keys(self.key_position),
+            query_segment=some(queries, self.query_segment),
+            key_segment=some(keys, self.key_segment),
+            in_order=False,
         )
 
 

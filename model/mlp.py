@@ -7,7 +7,6 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from configs import objects
-from configs.errors import UserError
 from model.axes import RESIDUAL
 from model.compute import Compute
 from model.config import ModelConfig
@@ -66,9 +65,4 @@ def mlp(name: str) -> Any:
     Raises:
       UserError: there is no such class.
     """
-    if ":" not in name:
-        return MLP
-    found = objects.load(name, "model.mlp")
-    if not (isinstance(found, type) and issubclass(found, nnx.Module)):
-        raise UserError(f"model.mlp = {name!r} is no nnx.Module; derive it from nnx.Module.")
-    return found
+    return objects.load(name, "model.mlp", kinds={"nnx.Module": nnx.Module}) if ":" in name else MLP

@@ -165,18 +165,12 @@ class Pattern:
             sink=None if self.sink is None else compute.reshard(self.sink, ("heads",)),
         )
 
-    def cut(
-        self, rows: slice = slice(None), queries: slice = slice(None), keys: slice = slice(None)
-    ) -> "Pattern":
-        """Returns the pattern of some rows, queries and keys."""
-
-        def part(x: Array, columns: slice) -> Array:
-            return x[:, :, columns] if x.shape[0] == 1 else x[rows, :, columns]
-
+    def of(self, queries: Callable[[Array], Array], keys: Callable[[Array], Array]) -> "Pattern":
+        """Returns the pattern of other queries and keys, as ``Mask.of`` does."""
         return dataclasses.replace(
             self,
-            query={name: part(x, queries) for name, x in self.query.items()},
-            key={name: part(x, keys) for name, x in self.key.items()},
+            query={name: queries(x) for name, x in self.query.items()},
+            key={name: keys(x) for name, x in self.key.items()},
         )
 
 

@@ -37,7 +37,6 @@ class Transformer(nnx.Module):
           key: of all parameters.
           rules: maps logical axes to the axes of the mesh that is set.
         """
-        choice.check(config.attention_backend)
         rules = rules or ShardingRules()
         self.config = config
         self.compute = Compute.of(config, rules)

@@ -19,7 +19,6 @@ from configs.errors import UserError
 from model.axes import RESIDUAL, TOKENS, mesh_axes, spec_of
 from model.devices.choice import device
 from model.gradients import with_gradient
-from model.products import multiply
 from model.transformer import Transformer
 from train.batches import Batch
 
@@ -114,8 +113,7 @@ def summed_loss(
         for spec, part in ((of_x, slice(2)), (of_table, slice(1)), (of_table, slice(1, 2)))
     )
 
-    def product(subscripts: str, x: Array, w: Array) -> Array:
-        return multiply(subscripts, x, [w], wide, [None], [None])[0]
+    product = functools.partial(device().einsum, wide=wide, spec=None)
 
     def local(gradients: bool, x: Array, table: Array, *rest: Array) -> tuple[Array, ...]:
         """Returns the sum, the nats of each token, and if asked the gradients of x and table."""

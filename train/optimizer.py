@@ -34,9 +34,8 @@ class Optimizer:
         """Takes what of ``config.optim`` is no number, and the declarations of the model.
 
         Raises:
-          UserError: there is no such optimizer or schedule, or no parameter like a pattern.
+          UserError: there is no such optimizer, or no parameter like a pattern.
         """
-        schedules.check(optim.schedule)
         self.schedule = optim.schedule
         self.master_weights, self.ema = optim.master_weights, optim.ema > 0
         self.declared = {d.path: d for d in declared}

@@ -3,7 +3,6 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from configs.errors import UserError, nearest
 from train.numbers import Numbers
 
 
@@ -54,15 +53,6 @@ def multiplier(name: str, step: Int[Array, ""], numbers: Numbers) -> Float[Array
     at = step.astype(jnp.float32)
     warm = jnp.minimum(1.0, (at + 1) / jnp.maximum(numbers.warmup_steps, 1))
     return warm * SCHEDULES[name](at, numbers)
-
-
-def check(name: str) -> None:
-    """Raises UserError where ``optim.schedule`` names no schedule."""
-    if name not in SCHEDULES:
-        raise UserError(
-            f"optim.schedule = {name!r} is no schedule{nearest(name, SCHEDULES)}; "
-            f"choose one of {', '.join(SCHEDULES)}."
-        )
 
 
 def _progress(step: Array, start: Array, end: Array) -> Array:

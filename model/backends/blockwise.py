@@ -11,7 +11,6 @@ keeps matrix products, the backward pass runs the forward one again.
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -19,11 +18,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from model.backends import blocks
-from model.backends.blocks import Blocks, go, mapped, order, seen_blocks, whole_blocks
+from model.backends.blocks import Blocks, ends, seen_blocks
 from model.backends.shards import on_shards
 from model.compute import Compute
-from model.devices.choice import device
 from model.gradients import with_gradient
 from model.masks import NEVER, Mask
 from model.pattern import Pattern
@@ -52,8 +49,7 @@ def attend(
         return dq, dk, dv, None, dpattern
 
     local = with_gradient(lambda *given: _forward(compute, *given)[0], forward, backward)
-    attend_all = functools.partial(device().attend, local, blocks.BLOCK)
-    return on_shards(attend_all, q, k, v, mask, pattern, compute)
+    return on_shards(local, q, k, v, mask, pattern, compute)
 
 
 def _forward(
@@ -63,27 +59,24 @@ def _forward(
     cut = _Cut(compute, q, k, v, mask, pattern)
     wide = compute.accumulation_dtype
     least = float(jnp.finfo(wide).min)
-    ends = order(*cut.seen_and_whole())
+    first, last = ends(cut.seen_blocks)
 
     def read(i: Array, _: None) -> tuple[None, tuple[Array, Array]]:
-        queries = cut.queries.block(cut.q, i, 3)
+        queries = cut.queries.at(i, 3)(cut.q)
         rows = queries.shape[:-1]
 
-        def add(j: Array, carry: tuple[Array, ...], whole: bool) -> tuple[Array, ...]:
+        def add(j: Array, carry: tuple[Array, ...]) -> tuple[Array, ...]:
             highest, total, mixed = carry
-            keys, values = (cut.keys.block(x, j, 2) for x in (cut.k, cut.v))
-            logits = cut.scores(cut.einsum("bgrtk,bgsk->bgrts", queries, keys), i, j)
-            seen = None if whole else cut.seen(i, j)
-            logits = _where(seen, logits, least)
-            higher = jnp.maximum(highest, logits.max(-1))
-            weight = _where(seen, jnp.exp(logits - higher[..., None]), 0)
+            keys, values = map(cut.keys.at(j, 2), (cut.k, cut.v))
+            scores = cut.scores(cut.einsum("bgrtk,bgsk->bgrts", queries, keys), *cut.at(i, j))
+            seen = cut.seen(i, j)
+            scores = jnp.where(seen, scores, least)
+            higher = jnp.maximum(highest, scores.max(-1))
+            weight = jnp.where(seen, jnp.exp(scores - higher[..., None]), 0)
             shrink = jnp.exp(highest - higher)
-            read = cut.einsum("bgrts,bgsw->bgrtw", cut.rows_by_value(weight), values)
-            return (
-                higher,
-                total * shrink + weight.sum(-1),
-                mixed * shrink[..., None] + read.reshape(mixed.shape),
-            )
+            read = cut.einsum("bgrts,bgsw->bgrtw", weight, values)
+            total = total * shrink + weight.sum(-1)
+            return higher, total, mixed * shrink[..., None] + read
 
         mixed = jnp.zeros((*rows, v.shape[-1]), wide)
         if pattern.sink is None:
@@ -91,7 +84,7 @@ def _forward(
         else:
             sink = pattern.sink.astype(wide).reshape(1, *rows[1:3], 1)
             start = jnp.broadcast_to(sink, rows), jnp.ones(rows, wide), mixed
-        highest, total, mixed = go(ends, i, add, start, cut.keys.count)
+        highest, total, mixed = jax.lax.fori_loop(first[i], last[i], add, start)
         total = jnp.maximum(total, jnp.finfo(wide).tiny)
         return None, ((mixed / total[..., None]).astype(compute.dtype), highest + jnp.log(total))
 
@@ -113,54 +106,58 @@ def _backward(
     """Returns the gradients of queries, keys, values and what the pattern has."""
     cut = _Cut(compute, q, k, v, mask, pattern)
     wide = compute.accumulation_dtype
-    seen, whole = cut.seen_and_whole()
-    ends = order(seen.T, whole.T)
+    first, last = ends(cut.seen_blocks.T)
     # The gradient of a softmax needs the mean of its inputs' gradients: that of the output by it.
     mean = cut.grouped((dout.astype(wide) * out.astype(wide)).sum(-1))
     dout = cut.grouped(dout.astype(compute.dtype))
+    # Values may have other groups than keys: one for all heads, with a full value map.
+    of_values = "bgws" if v.shape[1] == k.shape[1] else "bws"
+
+    def turned(x: Array) -> Array:
+        # A CPU is slow to sum over the first axis of what it multiplies: this one is small.
+        return jnp.moveaxis(x, -1, 2)
 
     def read(j: Array, carry: tuple) -> tuple[tuple, tuple]:
         """Returns the gradients of the keys of block j, and adds its share to the queries'."""
-        keys, values = (cut.keys.block(x, j, 2) for x in (cut.k, cut.v))
-        turned_keys = keys.swapaxes(2, 3)
+        keys, values = map(cut.keys.at(j, 2), (cut.k, cut.v))
 
-        def add(i: Array, carry: tuple, whole: bool) -> tuple:
+        def add(i: Array, carry: tuple) -> tuple:
             dq, dqueries, dheads, dk, dv, dkeys = carry
-            queries, slopes = (cut.queries.block(x, i, 3) for x in (cut.q, dout))
-            # Transposed, [B G S r T], for keys and values need sums over queries, and a CPU is
-            # slow to sum over the first axis of what it multiplies.
-            raw = cut.einsum("bgsk,bgrtk->bgsrt", keys, queries)
-            scores, pull = cut.differentiated(raw, i, j)
-            weight = jnp.exp(scores - cut.queries.block(log_sum, i, 3)[:, :, None])
-            if not whole:
-                weight = jnp.where(_transposed(cut.seen(i, j)), weight, 0)
-            by_value = cut.rows_by_value(slopes)
-            flat = cut.columns_by_value(weight)
-            dv += cut.einsum("bgsrt,bgrtw->bgsw", flat, by_value)
-            change = cut.einsum("bgsw,bgrtw->bgsrt", values, by_value)
-            change = cut.columns_by_key(change, weight.shape)
-            change = weight * (change - cut.queries.block(mean, i, 3)[:, :, None])
-            change, of_pattern = pull(change)
-            change = change.astype(compute.dtype)
-            dk += cut.einsum("bgsrt,bgrtk->bgsk", change, queries)
-            # The queries' too, so that the small keys are turned and not the block.
-            share = cut.einsum("bgks,bgsrt->bgkrt", turned_keys, change)
-            dq = cut.queries.add(i, dq, share, axis=4)
-            if of_pattern is not None:
-                at_block = functools.partial(cut.queries.add, i, axis=2)
-                dqueries = _plus(dqueries, of_pattern.query, at_block)
-                dheads, dkeys = _plus(dheads, of_pattern.head), _plus(dkeys, of_pattern.key)
-            return dq, dqueries, dheads, dk, dv, dkeys
+            of_block = cut.q, dout, log_sum[..., None], mean[..., None]
+            queries, slopes, log_sums, means = map(cut.queries.at(i, 3), of_block)
+            mask, pattern = cut.at(i, j)
+            logits = cut.einsum("bgrtk,bgsk->bgrts", queries, keys)
+            scores, pull = jax.vjp(
+                lambda *given: cut.scores(given[0], mask, given[1]), logits, pattern
+            )
+            weight = jnp.where(cut.seen(i, j), jnp.exp(scores - log_sums), 0)
+            dv += cut.einsum(f"bgwrt,bgrts->{of_values}", turned(slopes), weight).reshape(dv.shape)
+            change = cut.einsum("bgrtw,bgsw->bgrts", slopes, values)
+            change, of_pattern = pull(weight * (change - means))
+            dk += cut.einsum("bgkrt,bgrts->bgks", turned(queries), change)
+            dq = cut.queries.add(i, dq, cut.einsum("bgrts,bgsk->bgrtk", change, keys), axis=3)
+            dqueries = _plus(
+                dqueries, of_pattern.query, lambda x, part: cut.queries.add(i, x, part, 2)
+            )
+            return (
+                dq,
+                dqueries,
+                _plus(dheads, of_pattern.head),
+                dk,
+                dv,
+                _plus(dkeys, of_pattern.key),
+            )
 
-        zeros = [jnp.zeros(x.shape, wide) for x in (keys, values)]
-        dkeys = {n: jnp.zeros_like(cut.keys.block(x, j, 2)) for n, x in cut.pattern.key.items()}
-        *carry, dk, dv, dkeys = go(ends, j, add, (*carry, *zeros, dkeys), cut.queries.count)
-        return tuple(carry), (dk.astype(k.dtype), dv.astype(v.dtype), dkeys)
+        zeros = [jnp.zeros(x.swapaxes(2, 3).shape, wide) for x in (keys, values)]
+        dkeys = {n: jnp.zeros_like(cut.keys.at(j, 2)(x)) for n, x in cut.pattern.key.items()}
+        *carry, dk, dv, dkeys = jax.lax.fori_loop(first[j], last[j], add, (*carry, *zeros, dkeys))
+        dk, dv = dk.swapaxes(2, 3).astype(k.dtype), dv.swapaxes(2, 3).astype(v.dtype)
+        return tuple(carry), (dk, dv, dkeys)
 
-    dq = jnp.zeros(jnp.moveaxis(cut.q, -1, 2).shape, wide)
     of_pattern = [jax.tree.map(jnp.zeros_like, x) for x in (cut.pattern.query, cut.pattern.head)]
-    (dq, dqueries, dheads), (dk, dv, dkeys) = cut.keys.each(read, (dq, *of_pattern), axis=2)
-    dq = cut.whole(jnp.moveaxis(dq, 2, -1) * cut.scale).astype(q.dtype)
+    start = jnp.zeros(cut.q.shape, wide), *of_pattern
+    (dq, dqueries, dheads), (dk, dv, dkeys) = cut.keys.each(read, start, axis=2)
+    dq = cut.whole(dq * cut.scale).astype(q.dtype)
     dsink = None
     if pattern.sink is not None:
         chance = jnp.exp(pattern.sink.astype(wide).reshape(1, *log_sum.shape[1:3], 1) - log_sum)
@@ -173,15 +170,6 @@ def _backward(
         sink=dsink,
     )
     return dq, dk[:, :, : k.shape[2]], dv[:, :, : v.shape[2]], dpattern
-
-
-def _transposed(x: Array) -> Array:
-    """Turns [B, G, r, T, S] to [B, G, S, r, T]."""
-    return jnp.moveaxis(x, -1, 2)
-
-
-def _where(seen: Array | None, x: Array, other: float | int) -> Array:
-    return x if seen is None else jnp.where(seen, x, other)
 
 
 def _plus(
@@ -199,21 +187,21 @@ class _Cut:
         self, compute: Compute, q: Array, k: Array, v: Array, mask: Mask, pattern: Pattern
     ):
         self.compute = compute
-        self.heads, self.groups, self.value_groups = q.shape[1], k.shape[1], v.shape[1]
+        self.heads, self.groups = q.shape[1], k.shape[1]
         self.queries, self.keys = Blocks(q.shape[2]), Blocks(k.shape[2])
         self.scale = q.shape[-1] ** -0.5
         self.q = self.grouped(q * jnp.asarray(self.scale, q.dtype))
         self.k, self.v = self.keys.pad(k, 2), self.keys.pad(v, 2)
-        padded = mapped(
-            mask, lambda x: self.queries.pad(x, 1, None), lambda x: self.keys.pad(x, 1, None)
+
+        padded = mask.of(
+            lambda x: self.queries.pad(x, 1, None), lambda x: self.keys.pad(x, 1, None)
         )
         positions = self.keys.pad(mask.key_position, 1, NEVER)
         self.mask = dataclasses.replace(padded, key_position=positions)
-        self.pattern = dataclasses.replace(
-            pattern,
-            query={n: self.queries.pad(x, 2, None) for n, x in pattern.query.items()},
-            key={n: self.keys.pad(x, 2, None) for n, x in pattern.key.items()},
+        self.pattern = pattern.of(
+            lambda x: self.queries.pad(x, 2, None), lambda x: self.keys.pad(x, 2, None)
         )
+        self.seen_blocks = seen_blocks(self.mask, self.queries, self.keys)
 
     def grouped(self, x: Array) -> Array:
         """Cuts the axis of heads in two, [B, G, r, T, ...], and pads T."""
@@ -225,78 +213,30 @@ class _Cut:
         x = x.reshape(x.shape[0], self.heads, *x.shape[3:])
         return x[:, :, : self.queries.length]
 
-    # Values may have other groups than keys: one for all heads, with a full value map.
-    def rows_by_value(self, x: Array) -> Array:
-        """Groups [B, G, r, T, ...] as the values are, in the type of operands."""
-        x = x.astype(self.compute.dtype)
-        return x.reshape(x.shape[0], self.value_groups, -1, *x.shape[3:])
-
-    def columns_by_value(self, x: Array) -> Array:
-        """Groups [B, G, S, r, T] as the values are, in the type of operands."""
-        x = x.astype(self.compute.dtype)
-        if self.value_groups == self.groups:
-            return x
-        return jnp.moveaxis(x, 2, 1).reshape(x.shape[0], 1, x.shape[2], -1, x.shape[4])
-
-    def columns_by_key(self, x: Array, shape: tuple[int, ...]) -> Array:
-        """Undoes ``columns_by_value``, back to [B, G, S, r, T]."""
-        if self.value_groups == self.groups:
-            return x
-        moved = (shape[0], shape[2], shape[1], *shape[3:])
-        return jnp.moveaxis(x.reshape(moved), 1, 2)
-
     def einsum(self, subscripts: str, x: Array, y: Array) -> Array:
-        wide = self.compute.accumulation_dtype
-        return jnp.einsum(subscripts, x, y, preferred_element_type=wide)
+        """Multiplies in the type of operands."""
+        dtype, wide = self.compute.dtype, self.compute.accumulation_dtype
+        return jnp.einsum(subscripts, x.astype(dtype), y.astype(dtype), preferred_element_type=wide)
+
+    def at(self, i: Array, j: Array) -> tuple[Mask, Pattern]:
+        """Returns mask and pattern of the queries of block i and the keys of block j."""
+        mask, pattern = (
+            whole.of(self.queries.at(i, axis), self.keys.at(j, axis))
+            for axis, whole in ((1, self.mask), (2, self.pattern))
+        )
+        return mask, pattern
 
     def scores(
-        self, logits: Float[Array, "B G r T S"], i: Array, j: Array
+        self, logits: Float[Array, "B G r T S"], mask: Mask, pattern: Pattern
     ) -> Float[Array, "B G r T S"]:
-        """Returns the scores of the queries of block i and the keys of block j."""
+        """Returns the scores of a block."""
         merged = logits.reshape(logits.shape[0], self.heads, *logits.shape[3:])
-        return self._pattern(i, j).scores(merged, self._mask(i, j)).reshape(logits.shape)
-
-    def differentiated(
-        self, logits: Float[Array, "B G S r T"], i: Array, j: Array
-    ) -> tuple[Array, Callable[[Array], tuple[Array, Pattern | None]]]:
-        """Returns the scores, and what makes gradients of logits and pattern of theirs."""
-        pattern, mask = self._pattern(i, j), self._mask(i, j)
-        if pattern.score is None and pattern.cap is None:
-            return logits, lambda change: (change, None)
-
-        def scores(logits: Array, pattern: Pattern) -> Array:
-            if pattern.score is None:
-                return pattern.scores(logits, mask)
-            turned = jnp.moveaxis(logits, 2, -1)
-            merged = turned.reshape(turned.shape[0], self.heads, *turned.shape[3:])
-            return _transposed(pattern.scores(merged, mask).reshape(turned.shape))
-
-        return jax.vjp(scores, logits, pattern)
+        return pattern.scores(merged, mask).reshape(logits.shape)
 
     def seen(self, i: Array, j: Array) -> Bool[Array, "b g r T S"]:
         """Returns where the queries of block i see the keys of block j; b, g and r may be 1."""
-        seen = self._pattern(i, j).seen(self._mask(i, j), self.q.shape[0], self.heads)
+        mask, pattern = self.at(i, j)
+        seen = pattern.seen(mask, self.q.shape[0], self.heads)
         if seen.shape[1] == 1:
             return seen[:, :, None]
         return seen.reshape(seen.shape[0], self.groups, -1, *seen.shape[2:])
-
-    def seen_and_whole(self) -> tuple[Bool[Array, "q s"], Bool[Array, "q s"]]:
-        """Returns the pairs of blocks that see each other at all, and wholly."""
-        whole = whole_blocks(self.mask, self.queries, self.keys)
-        return seen_blocks(self.mask, self.queries, self.keys), whole & (
-            self.pattern.visible is None
-        )
-
-    def _mask(self, i: Array, j: Array) -> Mask:
-        return mapped(
-            self.mask,
-            lambda x: self.queries.block(x, i, 1),
-            lambda x: self.keys.block(x, j, 1),
-        )
-
-    def _pattern(self, i: Array, j: Array) -> Pattern:
-        return dataclasses.replace(
-            self.pattern,
-            query={n: self.queries.block(x, i, 2) for n, x in self.pattern.query.items()},
-            key={n: self.keys.block(x, j, 2) for n, x in self.pattern.key.items()},
-        )

@@ -1,7 +1,7 @@
 """The backends by name, and which one ``auto`` takes.
 
-A new backend keeps the interface of ``dense.attend`` and joins the table; one that cannot
-compute everything also says what it refuses.
+A new backend keeps the interface of ``dense.attend`` and joins the table, and its name those in
+``configs.ranges``; one that cannot compute everything also says what it refuses.
 """
 
 import contextlib
@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 
 from jaxtyping import Array, Float
 
-from configs.errors import UserError, nearest
+from configs.errors import UserError
 from model.backends import blocks, blockwise, cudnn, dense, pieces, splash
 from model.compute import Compute, Shaped
 from model.devices.choice import device
@@ -27,26 +27,12 @@ BACKENDS: dict[str, Backend] = {
     "splash": splash.attend,
     "cudnn": cudnn.attend,
 }
-NAMES = ("auto", *BACKENDS)
 
 # Why a backend cannot take the same arguments, or None; the others take everything.
 REFUSALS: dict[str, Callable[..., str | None]] = {
     "splash": splash.refusal,
     "cudnn": cudnn.refusal,
 }
-
-
-def check(name: str) -> None:
-    """Checks ``model.attention_backend``.
-
-    Raises:
-      UserError: there is none of that name.
-    """
-    if name not in NAMES:
-        raise UserError(
-            f"model.attention_backend = {name!r} is no backend{nearest(name, NAMES)}; "
-            f"choose one of {', '.join(NAMES)}."
-        )
 
 
 def select(

@@ -55,18 +55,13 @@ def softmax(
     scores = pattern.scores(logits, mask)
     seen = pattern.seen(mask, *scores.shape[:2])
     scores = jnp.where(seen, scores, jnp.finfo(scores.dtype).min)
-    if pattern.sink is None and pattern.visible is None:
-        return jax.nn.softmax(scores, axis=-1)
-    highest = scores.max(-1, keepdims=True)
-    total = jnp.zeros_like(highest)
     if pattern.sink is not None:
         sink = pattern.sink.astype(scores.dtype)[None, :, None, None]
-        highest = jnp.maximum(highest, sink)
-        total = jnp.exp(sink - jax.lax.stop_gradient(highest))
+        sink = jnp.broadcast_to(sink, (*scores.shape[:3], 1))
+        scores = jnp.concatenate([scores, sink], axis=-1)
+    weights = jax.nn.softmax(scores, axis=-1)[..., : logits.shape[-1]]
     # A hook may hide every key; nothing is read then.
-    weight = jnp.where(seen, jnp.exp(scores - jax.lax.stop_gradient(highest)), 0)
-    total = total + weight.sum(-1, keepdims=True)
-    return weight / jnp.maximum(total, jnp.finfo(scores.dtype).tiny)
+    return weights if pattern.visible is None else jnp.where(seen, weights, 0)
 
 
 def mix(

@@ -5,7 +5,9 @@ pieces stand one after the other in the program, without a loop.
 """
 
 import math
+from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -41,14 +43,16 @@ def attend(
             if mask.in_order:
                 first = 0 if mask.window is None else max(0, queries.start - mask.window + 1)
                 keys = slice(first, queries.stop)
-            return dense.attend(
-                q[rows, :, queries],
-                k[rows, :, keys],
-                v[rows, :, keys],
-                mask.cut(rows, queries, keys),
-                pattern.cut(rows, queries, keys),
-                compute,
-            )
+
+            def part(columns: slice, axis: int) -> Callable[[Array], Array]:
+                return lambda x: jax.lax.slice_in_dim(
+                    x if x.shape[0] == 1 else x[rows], columns.start, columns.stop, axis=axis
+                )
+
+            (own,), read = map(part(queries, 2), [q]), map(part(keys, 2), (k, v))
+            those = mask.of(part(queries, 1), part(keys, 1))
+            of_those = pattern.of(part(queries, 2), part(keys, 2))
+            return dense.attend(own, *read, those, of_those, compute)
 
         batch, heads, length, _ = q.shape
         wanted = min(length // BLOCK, MOST_BLOCKS)

@@ -1,8 +1,6 @@
 """What a CPU does in another way than accelerators; it may be left out of ``choice.DEVICES``."""
 
-import dataclasses
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -13,9 +11,6 @@ from model.devices.plain import Plain, Spec
 
 # Layers up to which a CPU runs an unrolled network faster, and still compiles it soon.
 UNROLLED = 12
-
-# Bytes of the pattern's blocks that a CPU works on at once: they are read again soon.
-CACHE = 4 * 2**20
 
 
 class CPU(Plain):
@@ -45,42 +40,6 @@ class CPU(Plain):
         if len(pairs) == 1 or _several_devices(spec):
             return super().sum_of_products(subscripts, pairs, wide, spec)
         return matrices.sum_of_products(subscripts, pairs, wide)
-
-    def attend(self, attend: Callable[..., Array], block: int, *arguments: Any) -> Array:
-        """Attends with as few heads at once as stay in the cache: those that share a key."""
-        q, k, v, mask, pattern = arguments
-        batch, heads, length, _ = q.shape
-        groups, shared = k.shape[1], v.shape[1] == 1
-        if max(length, k.shape[2]) <= block or batch * heads * block**2 * 4 <= CACHE:
-            return attend(*arguments)
-
-        def by_group(x: Array, many: int) -> Array:
-            x = jnp.broadcast_to(x, (batch, many, *x.shape[2:]))
-            return x.reshape(batch, groups, -1, *x.shape[2:])
-
-        def by_head(x: Array) -> Array:
-            return x.reshape(groups, -1, *x.shape[1:])
-
-        def row(parts: tuple) -> Array:
-            q, k, v, mask, sides = parts
-
-            def group(parts: tuple) -> Array:
-                q, k, own, (query, key) = jax.tree.map(lambda x: x[None], parts[:4])
-                head, sink = parts[4:]
-                several = dict(query=query, key=key, head=head, sink=sink)
-                own_pattern = dataclasses.replace(pattern, **several)
-                return attend(q, k, v[None] if shared else own, mask, own_pattern)[0]
-
-            mask = jax.tree.map(lambda x: x[None], mask)
-            each = (q, k, None if shared else v, sides, *of_heads)
-            return jax.lax.map(group, each).reshape(heads, length, -1)
-
-        of_heads = jax.tree.map(by_head, (pattern.head, pattern.sink))
-        sides = jax.tree.map(lambda x: by_group(x, heads), (pattern.query, pattern.key))
-        mask = dataclasses.replace(mask, slot=None)
-        masks = jax.tree.map(lambda x: jnp.broadcast_to(x, (batch, x.shape[1])), mask)
-        values = v if shared else by_group(v, groups)
-        return jax.lax.map(row, (by_group(q, heads), by_group(k, groups), values, masks, sides))
 
     def scans(self, num_layers: int) -> bool:
         """Unrolls a few layers."""

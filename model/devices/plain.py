@@ -1,7 +1,6 @@
 """What a TPU or a GPU does: the plain way."""
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
@@ -51,17 +50,6 @@ class Plain:
     def short_attention(self) -> str:
         """Returns the attention backend for few tokens."""
         return "dense"
-
-    def attend(self, attend: Callable[..., Array], block: int, *arguments: Any) -> Array:
-        """Calls an attention function.
-
-        Args:
-          attend: of queries, keys, values, mask and pattern.
-          block: tokens of the blocks in which it computes the pattern.
-          arguments: of all heads.
-        """
-        del block
-        return attend(*arguments)
 
     def cache_dtype(self, dtype: str, wide: str) -> str:
         """Returns the type in which a cache holds keys and values of type ``dtype``.

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from configs.errors import UserError
+from configs.ranges import CHOICES
 from model import masks
 from model.attention import Multihead, variant
 from model.backends import choice
@@ -116,7 +117,8 @@ def taken(name, queries, keys):
 
 def test_an_unknown_backend_is_named():
     assert taken("dense", 2048, 2048) == "dense"
-    with pytest.raises(UserError, match=r"model.attention_backend = 'dens' .*mean 'dense'"):
+    assert {*CHOICES["model.attention_backend"]} == {"auto", *choice.BACKENDS}
+    with pytest.raises(UserError, match=r"model.attention_backend cannot be 'dens' .*mean 'dense'"):
         Transformer(small.config(attention_backend="dens"), jax.random.key(0))
 
 

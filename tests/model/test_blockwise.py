@@ -9,7 +9,6 @@ import pytest
 
 from model import masks
 from model.backends import blocks, blockwise, dense
-from model.devices import cpu
 from model.masks import Mask, causal
 from model.pattern import Pattern
 from model.transformer import Transformer
@@ -26,15 +25,10 @@ from tests.model.attending import (
 )
 
 
-@pytest.mark.parametrize(
-    ("block", "cache"),
-    [(4, 0), (4, 2**22), (16, 2**22)],
-    ids=["heads in turn", "heads together", "one block"],
-)
+@pytest.mark.parametrize("block", [4, 16], ids=["blocks", "one block"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_values_and_gradients_are_those_of_dense(monkeypatch, kind, block, cache):
+def test_values_and_gradients_are_those_of_dense(monkeypatch, kind, block):
     monkeypatch.setattr(blocks, "BLOCK", block)
-    monkeypatch.setattr(cpu, "CACHE", cache)
     arrays, mask, pattern = drawn(**KINDS[kind])
     found = both(blockwise.attend, *arrays, mask, pattern)
     check_near(found, both(dense.attend, *arrays, mask, pattern))
@@ -61,21 +55,15 @@ def test_only_blocks_that_are_seen_are_computed(monkeypatch):
     (q, k, v, _), mask, pattern = drawn(window=3)
 
     def ends(window, turn=False):
-        cut = blockwise._Cut(COMPUTE, q, k, v, mask.within(window), pattern)
-        seen, whole = cut.seen_and_whole()
-        return blocks.order(seen.T, whole.T) if turn else blocks.order(seen, whole)
+        seen = blockwise._Cut(COMPUTE, q, k, v, mask.within(window), pattern).seen_blocks
+        return blocks.ends(seen.T if turn else seen)
 
-    # Blocks of 4 tokens (the last of 1): each sees itself and 2 tokens of the one before, and
-    # none of them whole.
-    expected = [[0, 0, 1, 2], [1, 2, 3, 4], [1, 2, 3, 4], [1, 2, 3, 4]]
-    np.testing.assert_array_equal(ends(3), expected)
-    # Keys are seen by the queries of their own block in part, and by all later ones.
-    expected = [[0, 1, 2, 3], [1, 2, 3, 4], [4, 4, 4, 4], [4, 4, 4, 4]]
-    np.testing.assert_array_equal(ends(None, turn=True), expected)
-    # Behind a window of 9 the block before is seen whole, the one before that in part; of the
-    # last block, which is the token 12 alone, it is the other way: 0 to 3 are out of sight.
-    expected = [[0, 0, 0, 1], [1, 0, 1, 1], [1, 1, 2, 3], [1, 2, 3, 4]]
-    np.testing.assert_array_equal(ends(9), expected)
+    # Blocks of 4 tokens (the last of 1): each sees itself and 2 tokens of the one before.
+    np.testing.assert_array_equal(ends(3), [[0, 0, 1, 2], [1, 2, 3, 4]])
+    # Keys are seen by the queries of their own block, and by all later ones.
+    np.testing.assert_array_equal(ends(None, turn=True), [[0, 1, 2, 3], [4, 4, 4, 4]])
+    # Behind a window of 9 the token 12 sees none of 0 to 3, and the ones before some of all.
+    np.testing.assert_array_equal(ends(9), [[0, 0, 0, 1], [1, 2, 3, 4]])
 
 
 def test_slots_between_those_that_are_seen_may_be_hidden(monkeypatch):

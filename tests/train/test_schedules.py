@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from configs import base
 from configs.errors import UserError
+from configs.ranges import CHOICES, check_ranges
 from train import schedules
 from train.numbers import Numbers
 from train.schedules import SCHEDULES
@@ -101,5 +102,6 @@ def test_a_schedule_has_no_jumps(name):
 
 
 def test_an_unknown_schedule_is_refused_with_the_nearest_name():
-    with pytest.raises(UserError, match="optim.schedule = 'cosin'.*did you mean 'cosine'"):
-        schedules.check("cosin")
+    assert set(CHOICES["optim.schedule"]) == set(SCHEDULES)
+    with pytest.raises(UserError, match="optim.schedule cannot be 'cosin'.*did you mean 'cosine'"):
+        check_ranges({"optim.schedule": "cosin"})
