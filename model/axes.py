@@ -6,7 +6,6 @@ import os
 from collections.abc import Iterable, Sequence
 
 import jax
-import numpy as np
 from jax.sharding import AxisType, Mesh, PartitionSpec
 
 from configs.errors import UserError
@@ -132,9 +131,7 @@ def make_mesh(sizes: dict[str, int], field: str = "config.mesh") -> Mesh:
     if wrong:
         raise UserError(f"{field} ({written}) {wrong}; change a size of {field}.")
     types = (AxisType.Explicit,) * len(MESH_AXES)
-    if count == len(devices):
-        return jax.make_mesh(filled, MESH_AXES, axis_types=types)
-    return Mesh(np.asarray(devices[:count]).reshape(filled), MESH_AXES, axis_types=types)
+    return jax.make_mesh(filled, MESH_AXES, axis_types=types, devices=devices[:count])
 
 
 def check_mesh(mesh: Mesh, config: ModelConfig, batch_size: int, length: int) -> None:

@@ -1,8 +1,7 @@
 """A model made ready to decode: what every token would do again is done once."""
 
 import copy
-import dataclasses
-from typing import Any, no_type_check
+from typing import Any, NamedTuple
 
 import jax
 from flax import nnx
@@ -17,10 +16,7 @@ from model.transformer import Transformer
 MULTIPLIED = ("matrix", "unembedding")
 
 
-@no_type_check  # as a pytree it also holds shapes and shardings
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Decoder:
+class Decoder(NamedTuple):
     """A network whose weights are cast and, where layers are unrolled, cut apart."""
 
     model: Transformer  # its stacks of blocks are read where layers are scanned

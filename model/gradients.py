@@ -61,7 +61,9 @@ def with_gradient(
             every = [
                 leaf
                 for primal, slope in zip(primals, slopes, strict=True)
-                for leaf in jax.tree.leaves(_zeros(primal) if slope is None else slope)
+                for leaf in jax.tree.leaves(
+                    jax.tree.map(jnp.zeros_like, primal) if slope is None else slope
+                )
             ]
             return [leaf for leaf, m in zip(every, moves, strict=True) if m]
 
@@ -71,10 +73,6 @@ def with_gradient(
         return result, jax.tree.unflatten(of_result, moved)
 
     return differentiable
-
-
-def _zeros(tree: PyTree) -> PyTree:
-    return jax.tree.map(jnp.zeros_like, tree)
 
 
 # A function that is linear in its last arguments, with its transpose.

@@ -79,16 +79,12 @@ class Mask:
 
         Args: what makes the arrays of those of the arrays here, [b, T] and [b, S].
         """
-
-        def some(function: Callable[[Array], Array], segment: Array | None) -> Array | None:
-            return None if segment is None else function(segment)
-
         return dataclasses.replace(
             self,
             query_position=queries(self.query_position),
             key_position=keys(self.key_position),
-            query_segment=some(queries, self.query_segment),
-            key_segment=some(keys, self.key_segment),
+            query_segment=jax.tree.map(queries, self.query_segment),
+            key_segment=jax.tree.map(keys, self.key_segment),
             in_order=False,
         )
 

@@ -133,15 +133,14 @@ class Transformer(nnx.Module):
         shape = (rows, length)
         spec = self.compute.rules.spec(TOKENS, shape)
         tokens = jax.ShapeDtypeStruct(shape, jnp.int32, sharding=spec)
+        segments = tokens if documents else None
         with choice.recorded() as names:
-            segments = tokens if documents else None
             jax.eval_shape(Transformer.last_residual, self, tokens, None, segments)
         if not names:
             return f"attention: {self.config.attention} computes its own pattern"
-        listed = ", ".join(dict.fromkeys(names))
-        if self.config.attention_backend != "auto":
-            return f"attention: {listed}"
-        return f"attention: {listed} (auto, for {length} tokens on a {platform()})"
+        auto = f" (auto, for {length} tokens on a {platform()})"
+        why = auto if self.config.attention_backend == "auto" else ""
+        return f"attention: {', '.join(dict.fromkeys(names))}{why}"
 
     @property
     def unembedding_table(self) -> nnx.Param:

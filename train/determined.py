@@ -1,7 +1,6 @@
 """Accuracy on the words that the lecture grammar determines, told apart by what training saw."""
 
 from collections import defaultdict
-from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -67,9 +66,7 @@ def _predictions(
     return np.concatenate(found)[: len(read)]
 
 
-def _argmax(model: Transformer, tokens: Array) -> Array:
+@jax.jit
+def _likeliest(model: Transformer, tokens: Array) -> Array:
     logits = model.compute.reshard(model(tokens), ("batch", "length", None))
     return model.compute.reshard(logits.argmax(-1), (None, None))
-
-
-_likeliest: Callable[[Transformer, Array], Array] = jax.jit(_argmax)

@@ -54,11 +54,6 @@ def memory(mesh: Mesh) -> int | float:
     """
     devices = [d for d in mesh.devices.flat if d.process_index == jax.process_index()]
     if devices[0].platform == "cpu":
-        return host_memory() * jax.process_count()
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") * jax.process_count()
     limits = [(d.memory_stats() or {}).get("bytes_limit", 0) for d in devices]
     return max(limits) * mesh.size or math.inf
-
-
-def host_memory() -> int:
-    """Returns the bytes of the host's memory."""
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -11,8 +11,8 @@ keeps matrix products, the backward pass runs the forward one again.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -39,23 +39,15 @@ def attend(
     A query that sees no key reads zero.
     """
 
-    def forward(*given: Any) -> tuple[Array, tuple[Array, Array]]:
-        out, log_sum = _forward(compute, *given)
-        return out, (out, log_sum)
-
-    def backward(given: tuple, kept: tuple[Array, Array], dout: Array) -> tuple:
-        q, k, v, mask, pattern = given
-        dq, dk, dv, dpattern = _backward(compute, q, k, v, mask, pattern, *kept, dout)
-        return dq, dk, dv, None, dpattern
-
-    local = with_gradient(lambda *given: _forward(compute, *given)[0], forward, backward)
+    forward, backward = (functools.partial(way, compute) for way in (_forward, _backward))
+    local = with_gradient(lambda *given: forward(*given)[0], forward, backward)
     return on_shards(local, q, k, v, mask, pattern, compute)
 
 
 def _forward(
     compute: Compute, q: Array, k: Array, v: Array, mask: Mask, pattern: Pattern
-) -> tuple[Array, Array]:
-    """Returns what each query reads, and the log of the sum of exp(score), [B, G, r, T]."""
+) -> tuple[Array, tuple[Array, Array]]:
+    """Returns what each query reads; and that, with the log of the sum of exp(score)."""
     cut = _Cut(compute, q, k, v, mask, pattern)
     wide = compute.accumulation_dtype
     least = float(jnp.finfo(wide).min)
@@ -89,21 +81,13 @@ def _forward(
         return None, ((mixed / total[..., None]).astype(compute.dtype), highest + jnp.log(total))
 
     _, (out, log_sum) = cut.queries.each(read, None, axis=3)
-    return cut.whole(out), log_sum
+    return cut.whole(out), (cut.whole(out), log_sum)
 
 
-def _backward(
-    compute: Compute,
-    q: Array,
-    k: Array,
-    v: Array,
-    mask: Mask,
-    pattern: Pattern,
-    out: Array,
-    log_sum: Array,
-    dout: Array,
-) -> tuple[Array, Array, Array, Pattern]:
-    """Returns the gradients of queries, keys, values and what the pattern has."""
+def _backward(compute: Compute, given: tuple, kept: tuple[Array, Array], dout: Array) -> tuple:
+    """Returns the gradients of queries, keys, values, none, and what the pattern has."""
+    q, k, v, mask, pattern = given
+    out, log_sum = kept
     cut = _Cut(compute, q, k, v, mask, pattern)
     wide = compute.accumulation_dtype
     first, last = ends(cut.seen_blocks.T)
@@ -162,14 +146,9 @@ def _backward(
     if pattern.sink is not None:
         chance = jnp.exp(pattern.sink.astype(wide).reshape(1, *log_sum.shape[1:3], 1) - log_sum)
         dsink = -(chance * mean).sum((0, 3)).reshape(-1).astype(pattern.sink.dtype)
-    dpattern = dataclasses.replace(
-        pattern,
-        query={n: x[:, :, : q.shape[2]] for n, x in dqueries.items()},
-        key={n: x[:, :, : k.shape[2]] for n, x in dkeys.items()},
-        head=dheads,
-        sink=dsink,
-    )
-    return dq, dk[:, :, : k.shape[2]], dv[:, :, : v.shape[2]], dpattern
+    dpattern = dataclasses.replace(pattern, query=dqueries, key=dkeys, head=dheads, sink=dsink)
+    dpattern = dpattern.of(lambda x: x[:, :, : q.shape[2]], lambda x: x[:, :, : k.shape[2]])
+    return dq, dk[:, :, : k.shape[2]], dv[:, :, : v.shape[2]], None, dpattern
 
 
 def _plus(
@@ -220,11 +199,8 @@ class _Cut:
 
     def at(self, i: Array, j: Array) -> tuple[Mask, Pattern]:
         """Returns mask and pattern of the queries of block i and the keys of block j."""
-        mask, pattern = (
-            whole.of(self.queries.at(i, axis), self.keys.at(j, axis))
-            for axis, whole in ((1, self.mask), (2, self.pattern))
-        )
-        return mask, pattern
+        mask = self.mask.of(self.queries.at(i, 1), self.keys.at(j, 1))
+        return mask, self.pattern.of(self.queries.at(i, 2), self.keys.at(j, 2))
 
     def scores(
         self, logits: Float[Array, "B G r T S"], mask: Mask, pattern: Pattern

@@ -61,26 +61,20 @@ def select(
     """
     arguments = (q, k, v, mask, pattern, compute)
     reason = REFUSALS[name](*arguments) if name in REFUSALS else None
-    if name == "auto" or (reason and mask.slot is not None):
-        return _automatic(*arguments)
-    if reason:
+    if name != "auto" and not reason:
+        return name
+    if reason and mask.slot is None:
         raise UserError(
             f"model.attention_backend = {name!r} cannot be used: {reason} ('auto' takes another)."
         )
-    return name
-
-
-def _automatic(
-    q: Shaped, k: Shaped, v: Shaped, mask: Mask, pattern: Pattern, compute: Compute
-) -> str:
-    """Returns what is fastest by device and shape: a device's own kernel for long sequences."""
-    length, longest = q.shape[2], max(q.shape[2], k.shape[2])
-    if length == 1:
+    # The fastest by device and shape: a device's own kernel for long sequences.
+    longest = max(q.shape[2], k.shape[2])
+    if q.shape[2] == 1:
         return "dense"
     if longest >= splash.BLOCK:
-        for name, refusal in REFUSALS.items():
-            if refusal(q, k, v, mask, pattern, compute) is None:
-                return name
+        for kernel, refusal in REFUSALS.items():
+            if refusal(*arguments) is None:
+                return kernel
     return "blockwise" if longest > blocks.BLOCK else device().short_attention()
 
 

@@ -49,10 +49,15 @@ def attend(
                     x if x.shape[0] == 1 else x[rows], columns.start, columns.stop, axis=axis
                 )
 
-            (own,), read = map(part(queries, 2), [q]), map(part(keys, 2), (k, v))
-            those = mask.of(part(queries, 1), part(keys, 1))
-            of_those = pattern.of(part(queries, 2), part(keys, 2))
-            return dense.attend(own, *read, those, of_those, compute)
+            read = part(keys, 2)
+            return dense.attend(
+                part(queries, 2)(q),
+                read(k),
+                read(v),
+                mask.of(part(queries, 1), part(keys, 1)),
+                pattern.of(part(queries, 2), read),
+                compute,
+            )
 
         batch, heads, length, _ = q.shape
         wanted = min(length // BLOCK, MOST_BLOCKS)

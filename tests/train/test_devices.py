@@ -39,10 +39,8 @@ def near(found, expected, dtype):
         np.testing.assert_allclose(own, whole, rtol=0, atol=rounding * (1 + np.abs(whole).max()))
 
 
-def test_a_models_gradients(both_ways, monkeypatch):
-    """In several blocks, of heads that share keys, with rows of two documents."""
-    monkeypatch.setattr("model.backends.blocks.BLOCK", 4)
-    monkeypatch.setattr("model.devices.cpu.CACHE", 0)
+def test_a_models_gradients(both_ways):
+    """Of heads that share keys; the device chooses the attention backend too."""
     kinds = []
 
     def gradients(dtype):
@@ -53,7 +51,6 @@ def test_a_models_gradients(both_ways, monkeypatch):
             biases=True,
             mlp="swiglu",
             query_key_norm=True,
-            attention_backend="blockwise",
         )
         kinds.append(scanned(config))
         tokens = small.tokens(config)

@@ -35,9 +35,9 @@ def test_a_byte_too_little_is_refused(monkeypatch, needed, sentence):
     if needed == BATCHES:
         changes |= {"batch_size": 1000}
         needed = BATCHES // 16 * 1000
-    monkeypatch.setattr(memory, "host_memory", lambda: needed)
+    monkeypatch.setattr(memory, "memory", lambda mesh: needed)
     check(changes)
-    monkeypatch.setattr(memory, "host_memory", lambda: needed - 1)
+    monkeypatch.setattr(memory, "memory", lambda mesh: needed - 1)
     with pytest.raises(UserError, match=sentence.format(f"{needed - 1:,}")):
         check(changes)
 

@@ -306,5 +306,3 @@ def test_bfloat16_parameters_and_their_state_stay_bfloat16(name):
 def test_unknown_names_are_refused():
     with pytest.raises(UserError, match="optim.name = 'adam'.*did you mean 'adamw'"):
         optimizer_of("adam", declared())
-    with pytest.raises(UserError, match="optim.schedule = 'flat'"):
-        optimizer_of("adamw", declared(), schedule="flat")
