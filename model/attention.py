@@ -133,15 +133,8 @@ class Multihead(nnx.Module):
           heads: queries, keys and values.
           mask: which key a query sees.
         """
-        return choice.attend(
-            self.config.attention_backend,
-            heads.query,
-            heads.key,
-            heads.value,
-            mask,
-            self.pattern(heads, mask),
-            self.compute,
-        )
+        backend, pattern = self.config.attention_backend, self.pattern(heads, mask)
+        return choice.attend(backend, heads, mask, pattern, self.compute)
 
     def pattern(self, heads: Heads, mask: Mask) -> Pattern:
         """Returns how logits become a pattern; a variant adds hooks and sinks here."""

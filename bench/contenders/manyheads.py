@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +21,7 @@ from model.compiled import keep_compiled
 from model.compute import Compute
 from model.config import ModelConfig
 from model.decoding import ready
+from model.heads import Heads
 from model.parameter import named_arrays, with_arrays
 from model.pattern import Pattern
 from model.transformer import Transformer
@@ -91,15 +93,15 @@ class Attention:
         keep_compiled()
         compute = Compute(precision, "float32", ShardingRules())
         shape = (1, heads, length, width)
-        like = jax.ShapeDtypeStruct(shape, precision)
+        like: Any = jax.ShapeDtypeStruct(shape, precision)
         whole = masks.causal(length, None, compute)
-        self.backend = choice.select("auto", like, like, like, whole, Pattern(), compute)
+        self.backend = choice.select("auto", Heads(like, like, like), whole, Pattern(), compute)
         attend = choice.BACKENDS[self.backend]
 
         @jax.jit
         def step(q: Array, k: Array, v: Array, given: Array) -> tuple[Array, ...]:
             mask = masks.causal(q.shape[2], None, compute)
-            out, pull = jax.vjp(lambda q, k, v: attend(q, k, v, mask, Pattern(), compute), q, k, v)
+            out, pull = jax.vjp(lambda *qkv: attend(Heads(*qkv), mask, Pattern(), compute), q, k, v)
             return out, *pull(given.astype(out.dtype))
 
         self.step: Callable[..., tuple[Array, ...]] = step

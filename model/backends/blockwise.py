@@ -22,18 +22,12 @@ from model.backends.blocks import Blocks, ends, seen_blocks
 from model.backends.shards import on_shards
 from model.compute import Compute
 from model.gradients import with_gradient
+from model.heads import Heads
 from model.masks import NEVER, Mask
 from model.pattern import Pattern
 
 
-def attend(
-    q: Float[Array, "B H T K"],
-    k: Float[Array, "B G S K"],
-    v: Float[Array, "B Gv S R"],
-    mask: Mask,
-    pattern: Pattern,
-    compute: Compute,
-) -> Float[Array, "B H T R"]:
+def attend(heads: Heads, mask: Mask, pattern: Pattern, compute: Compute) -> Float[Array, "B H T R"]:
     """Returns ``A v`` with ``A = softmax(mask(q k^T / sqrt(K)))``; arguments as ``dense.attend``.
 
     A query that sees no key reads zero.
@@ -41,7 +35,7 @@ def attend(
 
     forward, backward = (functools.partial(way, compute) for way in (_forward, _backward))
     local = with_gradient(lambda *given: forward(*given)[0], forward, backward)
-    return on_shards(local, q, k, v, mask, pattern, compute)
+    return on_shards(local, heads, mask, pattern, compute)
 
 
 def _forward(

@@ -12,13 +12,14 @@ from jaxtyping import Array, Float
 
 from configs.errors import UserError
 from model.backends import blocks, blockwise, cudnn, dense, pieces, splash
-from model.compute import Compute, Shaped
+from model.compute import Compute
 from model.devices.choice import device
+from model.heads import Heads
 from model.masks import Mask
 from model.pattern import Pattern
 
-# Queries, keys, values, mask, pattern and arithmetic to what each head read.
-Backend = Callable[[Array, Array, Array, Mask, Pattern, Compute], Array]
+# Queries, keys and values, with mask, pattern and arithmetic, to what each head read.
+Backend = Callable[[Heads, Mask, Pattern, Compute], Array]
 
 BACKENDS: dict[str, Backend] = {
     "dense": dense.attend,
@@ -35,23 +36,13 @@ REFUSALS: dict[str, Callable[..., str | None]] = {
 }
 
 
-def select(
-    name: str,
-    q: Shaped,
-    k: Shaped,
-    v: Shaped,
-    mask: Mask,
-    pattern: Pattern,
-    compute: Compute,
-) -> str:
+def select(name: str, heads: Heads, mask: Mask, pattern: Pattern, compute: Compute) -> str:
     """Returns the name of the backend that computes these arguments of ``dense.attend``.
 
     Args:
       name: ``model.attention_backend``. It counts for whole sequences; tokens that read a cache
         take what ``auto`` does where it cannot.
-      q: queries, or their shape and dtype; so too the keys and values.
-      k: keys.
-      v: values.
+      heads: queries, keys and values, or their shapes and dtypes.
       mask: which key a query sees.
       pattern: how logits become a pattern.
       compute: the arithmetic.
@@ -59,7 +50,7 @@ def select(
     Raises:
       UserError: the backend refuses them.
     """
-    arguments = (q, k, v, mask, pattern, compute)
+    arguments = (heads, mask, pattern, compute)
     reason = REFUSALS[name](*arguments) if name in REFUSALS else None
     if name != "auto" and not reason:
         return name
@@ -68,8 +59,9 @@ def select(
             f"model.attention_backend = {name!r} cannot be used: {reason} ('auto' takes another)."
         )
     # The fastest by device and shape: a device's own kernel for long sequences.
-    longest = max(q.shape[2], k.shape[2])
-    if q.shape[2] == 1:
+    queries, keys = heads.query.shape[2], heads.key.shape[2]
+    longest = max(queries, keys)
+    if queries == 1:
         return "dense"
     if longest >= splash.BLOCK:
         for kernel, refusal in REFUSALS.items():
@@ -79,25 +71,21 @@ def select(
 
 
 def attend(
-    name: str,
-    q: Float[Array, "B H T K"],
-    k: Float[Array, "B G S K"],
-    v: Float[Array, "B Gv S R"],
-    mask: Mask,
-    pattern: Pattern,
-    compute: Compute,
+    name: str, heads: Heads, mask: Mask, pattern: Pattern, compute: Compute
 ) -> Float[Array, "B H T R"]:
     """Returns what each head reads; arguments as of ``select``.
 
     Raises:
       UserError: the backend refuses them.
     """
+    q, k, v = heads.query, heads.key, heads.value
     if q.shape[2] == 1:
         # What is read once is read in the type that it is held in.
         compute = dataclasses.replace(compute, dtype=k.dtype.name)
-    q, k, v = (x.astype(compute.dtype) for x in (q, k, v))
-    (rows, heads, queries, _), keys = q.shape, k.shape[2]
-    arguments = (q, k, v, mask, pattern.checked(rows, heads, queries, keys), compute)
+    (rows, count, queries, _), dtype = q.shape, compute.dtype
+    pattern = pattern.checked(rows, count, queries, k.shape[2])
+    heads = Heads(q.astype(dtype), k.astype(dtype), v.astype(dtype))
+    arguments = (heads, mask, pattern, compute)
     taken = select(name, *arguments)
     for names in _records:
         names.append(taken)
@@ -109,7 +97,7 @@ _records: list[list[str]] = []
 
 @contextlib.contextmanager
 def recorded() -> Iterator[list[str]]:
-    """Yields a list that is arguments the name of each backend that is called, while it lasts."""
+    """Yields a list to which each backend that is called adds its name, while it lasts."""
     names: list[str] = []
     _records.append(names)
     try:

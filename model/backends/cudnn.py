@@ -9,7 +9,8 @@ from jaxtyping import Array, Float
 from model.axes import platform
 from model.backends.shards import on_shards
 from model.backends.whole import not_whole, without_forward_mode
-from model.compute import Compute, Shaped
+from model.compute import Compute
+from model.heads import Heads
 from model.masks import Mask
 from model.pattern import Pattern
 
@@ -17,9 +18,7 @@ from model.pattern import Pattern
 WIDEST = 128
 
 
-def refusal(
-    q: Shaped, k: Shaped, v: Shaped, mask: Mask, pattern: Pattern, compute: Compute
-) -> str | None:
+def refusal(heads: Heads, mask: Mask, pattern: Pattern, compute: Compute) -> str | None:
     """Returns why these arguments of ``attend`` cannot be computed here; None where they can."""
     if platform() not in ("gpu", "cuda"):
         return f"it runs on NVIDIA GPUs, and this is a {platform()}"
@@ -27,10 +26,11 @@ def refusal(
         return reason
     if compute.dtype != "bfloat16":
         return f"it multiplies 16 bits; set model.dtype = 'bfloat16', not {compute.dtype!r}"
-    if v.shape[1:] != k.shape[1:]:
+    width = heads.query.shape[3]
+    if heads.value.shape[1:] != heads.key.shape[1:]:
         return "keys and values must be alike; set model.value_dim = model.head_dim"
-    if q.shape[3] > WIDEST or q.shape[3] % 8:
-        return f"model.head_dim = {q.shape[3]} must be a multiple of 8 up to {WIDEST}"
+    if width > WIDEST or width % 8:
+        return f"model.head_dim = {width} must be a multiple of 8 up to {WIDEST}"
     if pattern.cap is not None:
         return "it has no cap; set model.logit_cap = None"
     if pattern.sink is not None:
@@ -40,20 +40,13 @@ def refusal(
     return None
 
 
-def attend(
-    q: Float[Array, "B H T K"],
-    k: Float[Array, "B G S K"],
-    v: Float[Array, "B Gv S R"],
-    mask: Mask,
-    pattern: Pattern,
-    compute: Compute,
-) -> Float[Array, "B H T R"]:
+def attend(heads: Heads, mask: Mask, pattern: Pattern, compute: Compute) -> Float[Array, "B H T R"]:
     """Returns ``A v`` with ``A = softmax(mask(q k^T / sqrt(K)))``; arguments as ``dense.attend``.
 
     Raises:
       ValueError: there is a ``refusal``.
     """
-    reason = refusal(q, k, v, mask, pattern, compute)
+    reason = refusal(heads, mask, pattern, compute)
     if reason:
         raise ValueError(f"cudnn cannot compute this: {reason}")
 
@@ -68,4 +61,4 @@ def attend(
         by_length = (x.astype(compute.dtype).swapaxes(1, 2) for x in (q, k, v))
         return without_forward_mode("cudnn", kernel)(*by_length).swapaxes(1, 2)
 
-    return on_shards(local, q, k, v, mask, pattern, compute)
+    return on_shards(local, heads, mask, pattern, compute)

@@ -7,26 +7,18 @@ from jaxtyping import Array, Float
 from model.axes import QUERIES
 from model.backends.shards import for_each_query_head, on_shards
 from model.compute import Compute
+from model.heads import Heads
 from model.masks import Mask
 from model.pattern import Pattern
 
 
-def attend(
-    q: Float[Array, "B H T K"],
-    k: Float[Array, "B G S K"],
-    v: Float[Array, "B Gv S R"],
-    mask: Mask,
-    pattern: Pattern,
-    compute: Compute,
-) -> Float[Array, "B H T R"]:
+def attend(heads: Heads, mask: Mask, pattern: Pattern, compute: Compute) -> Float[Array, "B H T R"]:
     """Returns ``A v`` with ``A = softmax(mask(q k^T / sqrt(K)))`` (Vaswani et al. 2017, eq. 1).
 
     Memory and time grow with T S.
 
     Args:
-      q: queries.
-      k: keys; query head h reads key head ``h // (H / G)``.
-      v: values; grouped likewise, one for all heads when Gv is 1.
+      heads: queries, keys and values.
       mask: which key a query sees.
       pattern: what happens to the logits besides.
       compute: the arithmetic; the softmax is in its accumulation dtype.
@@ -35,7 +27,7 @@ def attend(
     def local(q: Array, k: Array, v: Array, mask: Mask, pattern: Pattern) -> Array:
         return mix(softmax(logits(q, k, compute), mask, pattern), v, compute)
 
-    return on_shards(local, q, k, v, mask, pattern, compute)
+    return on_shards(local, heads, mask, pattern, compute)
 
 
 def logits(

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 from model.backends import dense
 from model.backends.shards import on_shards
 from model.compute import Compute
+from model.heads import Heads
 from model.masks import Mask
 from model.pattern import Pattern
 
@@ -27,14 +28,7 @@ MOST_BLOCKS = 4
 CACHE = 4 * 2**20
 
 
-def attend(
-    q: Float[Array, "B H T K"],
-    k: Float[Array, "B G S K"],
-    v: Float[Array, "B Gv S R"],
-    mask: Mask,
-    pattern: Pattern,
-    compute: Compute,
-) -> Float[Array, "B H T R"]:
+def attend(heads: Heads, mask: Mask, pattern: Pattern, compute: Compute) -> Float[Array, "B H T R"]:
     """Returns ``A v`` with ``A = softmax(mask(q k^T / sqrt(K)))``, as ``dense.attend`` does."""
 
     def local(q: Array, k: Array, v: Array, mask: Mask, pattern: Pattern) -> Array:
@@ -50,14 +44,9 @@ def attend(
                 )
 
             read = part(keys, 2)
-            return dense.attend(
-                part(queries, 2)(q),
-                read(k),
-                read(v),
-                mask.of(part(queries, 1), part(keys, 1)),
-                pattern.of(part(queries, 2), read),
-                compute,
-            )
+            own = Heads(part(queries, 2)(q), read(k), read(v))
+            seen = mask.of(part(queries, 1), part(keys, 1))
+            return dense.attend(own, seen, pattern.of(part(queries, 2), read), compute)
 
         batch, heads, length, _ = q.shape
         wanted = min(length // BLOCK, MOST_BLOCKS)
@@ -68,7 +57,7 @@ def attend(
             [jnp.concatenate([piece(rows, block) for block in blocks], axis=2) for rows in groups]
         )
 
-    return on_shards(local, q, k, v, mask, pattern, compute)
+    return on_shards(local, heads, mask, pattern, compute)
 
 
 def _parts(length: int, largest: int) -> list[slice]:

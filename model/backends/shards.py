@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 
 from model.axes import QUERIES, WHOLE_KEYS
 from model.compute import Compute
+from model.heads import Heads
 from model.masks import Mask
 from model.pattern import Pattern
 
@@ -40,25 +41,19 @@ def for_each_query_head(
 
 
 def on_shards(
-    local: Local,
-    q: Float[Array, "B H T K"],
-    k: Float[Array, "B G S K"],
-    v: Float[Array, "B Gv S R"],
-    mask: Mask,
-    pattern: Pattern,
-    compute: Compute,
+    local: Local, heads: Heads, mask: Mask, pattern: Pattern, compute: Compute
 ) -> Float[Array, "B H T R"]:
     """Returns what ``local`` gives for each shard; keys and values are gathered over the length.
 
     Args:
       local: attention on one device.
-      q: queries.
-      k: keys; repeated for each query head where a shard's heads would begin inside a group.
-      v: values, likewise.
+      heads: queries, keys and values; keys and values are repeated for each query head where a
+        shard's heads would begin inside a group.
       mask: which key a query sees.
       pattern: how logits become a pattern.
       compute: says how arrays are sharded.
     """
+    q, k, v = heads.query, heads.key, heads.value
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.are_all_axes_manual:
         return local(q, k, v, mask, pattern)

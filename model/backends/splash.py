@@ -15,7 +15,8 @@ from jaxtyping import Array, Float
 from model.axes import platform
 from model.backends.shards import on_shards
 from model.backends.whole import not_whole, without_forward_mode
-from model.compute import PRODUCT, Compute, Shaped
+from model.compute import PRODUCT, Compute
+from model.heads import Heads
 from model.masks import Mask
 from model.pattern import Pattern
 
@@ -27,37 +28,27 @@ LANES = 128
 INTERPRET = False
 
 
-def refusal(
-    q: Shaped, k: Shaped, v: Shaped, mask: Mask, pattern: Pattern, compute: Compute
-) -> str | None:
+def refusal(heads: Heads, mask: Mask, pattern: Pattern, compute: Compute) -> str | None:
     """Returns why these arguments of ``attend`` cannot be computed here; None where they can."""
-    del q
     if not INTERPRET and platform() != "tpu":
         return f"it runs on TPUs, and this is a {platform()}"
     if reason := not_whole(mask, pattern, compute):
         return reason
-    if v.shape[1] != k.shape[1]:
+    if heads.value.shape[1] != heads.key.shape[1]:
         return "it reads a value for each key; set model.value_map = 'factored'"
     return None
 
 
-def attend(
-    q: Float[Array, "B H T K"],
-    k: Float[Array, "B G S K"],
-    v: Float[Array, "B Gv S R"],
-    mask: Mask,
-    pattern: Pattern,
-    compute: Compute,
-) -> Float[Array, "B H T R"]:
+def attend(heads: Heads, mask: Mask, pattern: Pattern, compute: Compute) -> Float[Array, "B H T R"]:
     """Returns ``A v`` with ``A = softmax(mask(q k^T / sqrt(K)))``; arguments as ``dense.attend``.
 
     Raises:
       ValueError: there is a ``refusal``.
     """
-    reason = refusal(q, k, v, mask, pattern, compute)
+    reason = refusal(heads, mask, pattern, compute)
     if reason:
         raise ValueError(f"splash cannot compute this: {reason}")
-    return on_shards(functools.partial(_local, compute.dtype), q, k, v, mask, pattern, compute)
+    return on_shards(functools.partial(_local, compute.dtype), heads, mask, pattern, compute)
 
 
 def _local(dtype: str, q: Array, k: Array, v: Array, mask: Mask, pattern: Pattern) -> Array:

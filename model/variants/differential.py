@@ -59,7 +59,7 @@ class Differential(Multihead):
 
         def read(half: int) -> Float[Array, "B H T R"]:
             q, k = heads.query[..., half::2], heads.key[..., half::2]
-            return choice.attend(name, q, k, heads.value, mask, pattern, self.compute)
+            return choice.attend(name, Heads(q, k, heads.value), mask, pattern, self.compute)
 
         weight = jnp.exp(self.first[...]) - jnp.exp(self.second[...]) + START
         more, less = read(0), read(1)

@@ -9,6 +9,7 @@ import numpy as np
 from model.axes import KEYS, QUERIES, TOKENS, ShardingRules
 from model.backends import dense
 from model.compute import Compute
+from model.heads import Heads
 from model.masks import causal
 from model.pattern import Pattern
 from tests.model import small
@@ -111,7 +112,7 @@ def value_and_gradients(attend, q, k, v, given, mask, pattern, compute=COMPUTE):
         whole = list(leaves)
         for i, leaf in zip(moves, floats, strict=True):
             whole[i] = leaf
-        return attend(q, k, v, mask, jax.tree.unflatten(structure, whole), compute)
+        return attend(Heads(q, k, v), mask, jax.tree.unflatten(structure, whole), compute)
 
     out, pull = jax.vjp(run, q, k, v, *(leaves[i] for i in moves))
     return out, *pull(given.astype(out.dtype))

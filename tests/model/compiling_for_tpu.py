@@ -11,6 +11,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from model.axes import MESH_AXES, ShardingRules
 from model.backends import choice
 from model.compute import Compute
+from model.heads import Heads
 from model.masks import causal
 from model.pattern import Pattern
 from model.transformer import Transformer
@@ -46,7 +47,7 @@ def kernels(mesh, dtype, groups=8, width=64, rank=64, length=1024, window=None, 
         mask = causal(length, documents, compute).within(window)
         attend = choice.BACKENDS["splash"]
         out, pull = jax.vjp(
-            lambda q, k, v: attend(q, k, v, mask, Pattern(cap=cap), compute), q, k, v
+            lambda *qkv: attend(Heads(*qkv), mask, Pattern(cap=cap), compute), q, k, v
         )
         return out, pull(out)
 

@@ -11,6 +11,7 @@ from model import masks
 from model.attention import Multihead, variant
 from model.backends import choice
 from model.devices import choice as devices
+from model.heads import Heads
 from model.pattern import Pattern
 from model.transformer import Transformer
 from tests.model import reference, small
@@ -112,7 +113,7 @@ def test_unknown_variants_are_named(name, sentence):
 def taken(name, queries, keys):
     q, k = (jax.ShapeDtypeStruct((2, 4, n, 8), jnp.float32) for n in (queries, keys))
     mask = masks.causal(keys, None, COMPUTE)
-    return choice.select(name, q, k, k, mask, Pattern(), COMPUTE)
+    return choice.select(name, Heads(q, k, k), mask, Pattern(), COMPUTE)
 
 
 def test_an_unknown_backend_is_named():

@@ -9,6 +9,7 @@ import pytest
 
 from model import masks
 from model.backends import blocks, blockwise, dense
+from model.heads import Heads
 from model.masks import Mask, causal
 from model.pattern import Pattern
 from model.transformer import Transformer
@@ -45,8 +46,8 @@ def test_queries_that_stand_anywhere_read_a_cache(monkeypatch):
     (q, k, v, _), _, _ = drawn()
     index = jnp.array([[3, 4, 5], [9, 10, 11]])
     mask = Mask(index, jnp.arange(LENGTH)[None])
-    found = blockwise.attend(q[:, :, :3], k, v, mask, Pattern(), COMPUTE)
-    expected = dense.attend(q[:, :, :3], k, v, mask, Pattern(), COMPUTE)
+    found = blockwise.attend(Heads(q[:, :, :3], k, v), mask, Pattern(), COMPUTE)
+    expected = dense.attend(Heads(q[:, :, :3], k, v), mask, Pattern(), COMPUTE)
     np.testing.assert_allclose(found, expected, rtol=0, atol=2e-6)
 
 
@@ -73,7 +74,7 @@ def test_slots_between_those_that_are_seen_may_be_hidden(monkeypatch):
     never = [masks.NEVER] * 4
     held = jnp.array([[0, 1, 2, 3, *never, 4, 5, 6, 7], [0, 1, *never, *never[:2], 2, 3, 4, 5]])
     mask = Mask(jnp.array([[5, 6, 7], [3, 4, 5]]), held)
-    given = (q[:, :, :3], k, v, mask, Pattern(), COMPUTE)
+    given = (Heads(q[:, :, :3], k, v), mask, Pattern(), COMPUTE)
     np.testing.assert_allclose(blockwise.attend(*given), dense.attend(*given), rtol=0, atol=2e-6)
 
 

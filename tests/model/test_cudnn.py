@@ -13,6 +13,7 @@ from jax._src.cudnn import fused_attention_stablehlo
 from configs.errors import UserError
 from model.backends import choice, cudnn, dense
 from model.devices import choice as devices
+from model.heads import Heads
 from model.masks import Mask, causal
 from model.pattern import Pattern
 from tests.model import small
@@ -35,12 +36,13 @@ def on_gpu(monkeypatch):
 
 def given(window=None, groups=2, length=640, width=64):
     q, k = (jax.ShapeDtypeStruct((2, heads, length, width), jnp.bfloat16) for heads in (4, groups))
-    return q, k, k, causal(length, None, NARROW).within(window), Pattern(), NARROW
+    return Heads(q, k, k), causal(length, None, NARROW).within(window), Pattern(), NARROW
 
 
 @pytest.mark.parametrize("window", [None, 100])
 def test_value_and_gradients_are_cudnns_kernels(on_gpu, window):
-    q, k, v, mask, pattern, _ = given(window)
+    heads, mask, pattern, _ = given(window)
+    q, k, v = heads.query, heads.key, heads.value
 
     @jax.jit
     def run(q, k, v):
@@ -58,39 +60,40 @@ def test_value_and_gradients_are_cudnns_kernels(on_gpu, window):
 def test_auto_takes_it_for_long_sequences(on_gpu):
     assert choice.select("auto", *given()) == "cudnn"
     assert choice.select("auto", *given(length=100)) == "dense"
-    assert choice.select("auto", *given()[:5], COMPUTE) == "blockwise"
+    assert choice.select("auto", *given()[:3], COMPUTE) == "blockwise"
 
 
 def test_what_it_cannot_compute_is_refused(on_gpu, monkeypatch):
-    q, k, v, mask, pattern, compute = given()
+    heads, mask, pattern, compute = given()
+    q, k, v = heads.query, heads.key, heads.value
 
     def refused(*given):
         with pytest.raises(UserError, match="model.attention_backend = 'cudnn' ") as error:
             choice.select("cudnn", *given)
         with pytest.raises(ValueError, match="cudnn cannot"):
-            cudnn.attend(*(jnp.zeros(x.shape, x.dtype) for x in given[:3]), *given[3:])
+            cudnn.attend(jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), given[0]), *given[1:])
         return str(error.value)
 
     assert choice.select("cudnn", *given()) == "cudnn"
-    assert "model.dtype = 'bfloat16'" in refused(q, k, v, mask, pattern, COMPUTE)
-    assert "model.logit_cap" in refused(q, k, v, mask, Pattern(cap=30.0), compute)
+    assert "model.dtype = 'bfloat16'" in refused(Heads(q, k, v), mask, pattern, COMPUTE)
+    assert "model.logit_cap" in refused(Heads(q, k, v), mask, Pattern(cap=30.0), compute)
     narrow = jax.ShapeDtypeStruct((*v.shape[:3], 32), v.dtype)
-    assert "model.value_dim" in refused(q, k, narrow, mask, pattern, compute)
+    assert "model.value_dim" in refused(Heads(q, k, narrow), mask, pattern, compute)
     one = jax.ShapeDtypeStruct((2, 1, *v.shape[2:]), v.dtype)
-    assert "must be alike" in refused(q, k, one, mask, pattern, compute)
+    assert "must be alike" in refused(Heads(q, k, one), mask, pattern, compute)
     for width in (60, 136):
-        assert f"head_dim = {width}" in refused(*given(width=width)[:3], mask, pattern, compute)
+        assert f"head_dim = {width}" in refused(given(width=width)[0], mask, pattern, compute)
     documents = causal(640, jnp.zeros((2, 640), jnp.int32), compute)
-    assert "data.rows = 'stream'" in refused(q, k, v, documents, pattern, compute)
+    assert "data.rows = 'stream'" in refused(Heads(q, k, v), documents, pattern, compute)
     cached = Mask(mask.query_position, mask.key_position)
-    assert "not a cache" in refused(q, k, v, cached, pattern, compute)
+    assert "not a cache" in refused(Heads(q, k, v), cached, pattern, compute)
     with jax.set_mesh(small.mesh(dict(context=2, heads=4))):
-        assert "mesh.context = 1" in refused(q, k, v, mask, pattern, compute)
-    assert "no sinks" in refused(q, k, v, mask, Pattern(sink=jnp.zeros(4)), compute)
+        assert "mesh.context = 1" in refused(Heads(q, k, v), mask, pattern, compute)
+    assert "no sinks" in refused(Heads(q, k, v), mask, Pattern(sink=jnp.zeros(4)), compute)
     hooked = Pattern(score=lambda logit, query, key, head: logit)
-    assert "no hooks" in refused(q, k, v, mask, hooked, compute)
+    assert "no hooks" in refused(Heads(q, k, v), mask, hooked, compute)
     monkeypatch.setattr(cudnn, "platform", lambda: "cpu")
-    assert "this is a cpu" in refused(q, k, v, mask, pattern, compute)
+    assert "this is a cpu" in refused(Heads(q, k, v), mask, pattern, compute)
 
 
 @pytest.mark.skipif(not ON_GPU, reason="needs a GPU, and MANYHEADS_PLATFORM=cuda")

@@ -102,7 +102,7 @@ def test_a_query_that_a_hook_lets_see_nothing_reads_nothing():
     blind = Pattern(visible=lambda query, key, head: query.position != 4).checked(
         BATCH, HEADS, LENGTH, LENGTH
     )
-    found = dense.attend(q, k, v, mask, blind, COMPUTE)
+    found = dense.attend(Heads(q, k, v), mask, blind, COMPUTE)
     np.testing.assert_array_equal(found[:, :, 4], 0)
     assert np.abs(found[:, :, 5]).min() > 0
 
@@ -155,7 +155,7 @@ def test_a_hook_that_reads_an_array_of_its_surroundings_is_refused():
 
     def run(slope):
         hook = Pattern(score=lambda logit, query, key, head: logit * slope)
-        return choice.attend("dense", q, k, v, mask, hook, COMPUTE)
+        return choice.attend("dense", Heads(q, k, v), mask, hook, COMPUTE)
 
     with pytest.raises(UserError, match=r"Pattern.score .* not given; pass it as Pattern\(head="):
         jax.jit(run)(2.0)

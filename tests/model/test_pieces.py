@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from model.backends import dense, pieces
+from model.heads import Heads
 from model.masks import Mask, causal
 from model.pattern import Pattern
 from tests.model.attending import COMPUTE, KINDS, LENGTH, both, check_near, check_on_a_mesh, drawn
@@ -37,8 +38,8 @@ def test_queries_that_stand_anywhere_read_a_cache(monkeypatch):
     monkeypatch.setattr(pieces, "BLOCK", 1)
     (q, k, v, _), _, _ = drawn()
     mask = Mask(jnp.array([[3, 4, 5], [9, 10, 11]]), jnp.arange(LENGTH)[None])
-    found = pieces.attend(q[:, :, :3], k, v, mask, Pattern(), COMPUTE)
-    expected = dense.attend(q[:, :, :3], k, v, mask, Pattern(), COMPUTE)
+    found = pieces.attend(Heads(q[:, :, :3], k, v), mask, Pattern(), COMPUTE)
+    expected = dense.attend(Heads(q[:, :, :3], k, v), mask, Pattern(), COMPUTE)
     np.testing.assert_allclose(found, expected, rtol=0, atol=2e-6)
 
 
@@ -46,7 +47,7 @@ def multiplications(attend, length, window):
     """Counts those of scores and reads."""
     shape = jax.ShapeDtypeStruct((1, 2, length, 32), jnp.float32)
     mask = causal(length, None, COMPUTE).within(window)
-    run = jax.jit(lambda q, k, v: attend(q, k, v, mask, Pattern(), COMPUTE))
+    run = jax.jit(lambda q, k, v: attend(Heads(q, k, v), mask, Pattern(), COMPUTE))
     cost = run.lower(shape, shape, shape).compile().cost_analysis()
     return cost["flops"]
 

@@ -11,6 +11,7 @@ from configs.errors import UserError
 from model import transformer
 from model.backends import choice, dense, splash
 from model.devices import choice as devices
+from model.heads import Heads
 from model.masks import Mask
 from model.pattern import Pattern
 from tests.model import on_tpu, small
@@ -58,15 +59,15 @@ def test_what_it_cannot_compute_is_refused(interpreted, monkeypatch):
             splash.attend(*given)
         return str(error.value)
 
-    given = (q, k, v, mask, Pattern(), COMPUTE)
+    given = (Heads(q, k, v), mask, Pattern(), COMPUTE)
     assert choice.select("splash", *given) == "splash"
     cached = Mask(mask.query_position, mask.key_position)
-    assert "not a cache" in refused(q, k, v, cached, Pattern(), COMPUTE)
-    assert "value_map" in refused(q, k, v[:, :1], mask, Pattern(), COMPUTE)
+    assert "not a cache" in refused(Heads(q, k, v), cached, Pattern(), COMPUTE)
+    assert "value_map" in refused(Heads(q, k, v[:, :1]), mask, Pattern(), COMPUTE)
     with jax.set_mesh(small.mesh(dict(context=2, heads=4))):
         assert "mesh.context = 1" in refused(*given)
     hooked = Pattern(visible=lambda query, key, head: True)
-    assert "no hooks" in refused(q, k, v, mask, hooked, COMPUTE)
+    assert "no hooks" in refused(Heads(q, k, v), mask, hooked, COMPUTE)
     monkeypatch.setattr(splash, "INTERPRET", False)
     assert "this is a cpu" in refused(*given)
 
@@ -75,7 +76,7 @@ def test_tokens_that_read_a_cache_take_another():
     """A model that was trained with it decodes."""
     (q, k, v, _), mask, _ = drawn()
     cached = Mask(mask.query_position, mask.key_position, slot=jnp.int32(0))
-    assert choice.select("splash", q[:, :, :1], k, v, cached, Pattern(), COMPUTE) == "dense"
+    assert choice.select("splash", Heads(q[:, :, :1], k, v), cached, Pattern(), COMPUTE) == "dense"
 
 
 @pytest.mark.extras
