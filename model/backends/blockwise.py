@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from model.backends.blocks import Blocks, ends, seen_blocks
 from model.backends.shards import on_shards
@@ -44,7 +44,6 @@ def _forward(
     """Returns what each query reads; and that, with the log of the sum of exp(score)."""
     cut = _Cut(compute, q, k, v, mask, pattern)
     wide = compute.accumulation_dtype
-    least = float(jnp.finfo(wide).min)
     first, last = ends(cut.seen_blocks)
 
     def read(i: Array, _: None) -> tuple[None, tuple[Array, Array]]:
@@ -55,10 +54,8 @@ def _forward(
             highest, total, mixed = carry
             keys, values = map(cut.keys.at(j, 2), (cut.k, cut.v))
             scores = cut.scores(cut.einsum("bgrtk,bgsk->bgrts", queries, keys), *cut.at(i, j))
-            seen = cut.seen(i, j)
-            scores = jnp.where(seen, scores, least)
             higher = jnp.maximum(highest, scores.max(-1))
-            weight = jnp.where(seen, jnp.exp(scores - higher[..., None]), 0)
+            weight = jnp.exp(scores - higher[..., None])
             shrink = jnp.exp(highest - higher)
             read = cut.einsum("bgrts,bgsw->bgrtw", weight, values)
             total = total * shrink + weight.sum(-1)
@@ -66,7 +63,7 @@ def _forward(
 
         mixed = jnp.zeros((*rows, v.shape[-1]), wide)
         if pattern.sink is None:
-            start = jnp.full(rows, least, wide), jnp.zeros(rows, wide), mixed
+            start = jnp.full(rows, cut.least / 2, wide), jnp.zeros(rows, wide), mixed
         else:
             sink = pattern.sink.astype(wide).reshape(1, *rows[1:3], 1)
             start = jnp.broadcast_to(sink, rows), jnp.ones(rows, wide), mixed
@@ -108,7 +105,7 @@ def _backward(compute: Compute, given: tuple, kept: tuple[Array, Array], dout: A
             scores, pull = jax.vjp(
                 lambda *given: cut.scores(given[0], mask, given[1]), logits, pattern
             )
-            weight = jnp.where(cut.seen(i, j), jnp.exp(scores - log_sums), 0)
+            weight = jnp.exp(scores - log_sums)
             dv += cut.einsum(f"bgwrt,bgrts->{of_values}", turned(slopes), weight).reshape(dv.shape)
             change = cut.einsum("bgrtw,bgsw->bgrts", slopes, values)
             change, of_pattern = pull(weight * (change - means))
@@ -163,6 +160,8 @@ class _Cut:
         self.heads, self.groups = q.shape[1], k.shape[1]
         self.queries, self.keys = Blocks(q.shape[2]), Blocks(k.shape[2])
         self.scale = q.shape[-1] ** -0.5
+        # Maxima begin at half of it, and are above it even where no key is seen.
+        self.least = float(jnp.finfo(compute.accumulation_dtype).min)
         self.q = self.grouped(q * jnp.asarray(self.scale, q.dtype))
         self.k, self.v = self.keys.pad(k, 2), self.keys.pad(v, 2)
 
@@ -199,14 +198,7 @@ class _Cut:
     def scores(
         self, logits: Float[Array, "B G r T S"], mask: Mask, pattern: Pattern
     ) -> Float[Array, "B G r T S"]:
-        """Returns the scores of a block."""
+        """Returns the scores of a block, the least there is where a query does not see a key."""
         merged = logits.reshape(logits.shape[0], self.heads, *logits.shape[3:])
-        return pattern.scores(merged, mask).reshape(logits.shape)
-
-    def seen(self, i: Array, j: Array) -> Bool[Array, "b g r T S"]:
-        """Returns where the queries of block i see the keys of block j; b, g and r may be 1."""
-        mask, pattern = self.at(i, j)
-        seen = pattern.seen(mask, self.q.shape[0], self.heads)
-        if seen.shape[1] == 1:
-            return seen[:, :, None]
-        return seen.reshape(seen.shape[0], self.groups, -1, *seen.shape[2:])
+        hidden = jnp.where(pattern.seen(mask, *merged.shape[:2]), 0.0, self.least)
+        return (pattern.scores(merged, mask) + hidden).reshape(logits.shape)
