@@ -200,5 +200,9 @@ class _Cut:
     ) -> Float[Array, "B G r T S"]:
         """Returns the scores of a block, the least there is where a query does not see a key."""
         merged = logits.reshape(logits.shape[0], self.heads, *logits.shape[3:])
-        hidden = jnp.where(pattern.seen(mask, *merged.shape[:2]), 0.0, self.least)
-        return (pattern.scores(merged, mask) + hidden).reshape(logits.shape)
+        seen, scores = pattern.seen(mask, *merged.shape[:2]), pattern.scores(merged, mask)
+        if pattern.score is None:
+            # Added, it costs less, and least of all in the gradient.
+            return (scores + jnp.where(seen, 0.0, self.least)).reshape(logits.shape)
+        # What a hook gives where nothing is seen may not be finite.
+        return jnp.where(seen, scores, self.least).reshape(logits.shape)

@@ -103,6 +103,8 @@ def test_variant_by_name():
         ("multihaed", "model.attention = 'multihaed' .*mean 'multihead'"),
         ("no.such.module:Class", "model.attention = .* cannot be imported"),
         ("model.attention:Missing", "model.attention = .* cannot be imported"),
+        ("model.norms:Norm", "model.attention = .* is no Attention with project, attend and write"),
+        ("json:JSONDecoder", "model.attention = .* is no nnx.Module"),
     ],
 )
 def test_unknown_variants_are_named(name, sentence):

@@ -67,6 +67,20 @@ def test_only_blocks_that_are_seen_are_computed(monkeypatch):
     np.testing.assert_array_equal(ends(9), [[0, 0, 0, 1], [1, 2, 3, 4]])
 
 
+def test_a_score_may_be_no_number_where_nothing_is_seen(monkeypatch):
+    """As the logarithm of a distance is, of keys that come after the query."""
+    monkeypatch.setattr(blocks, "BLOCK", 4)
+
+    def score(logit, query, key, head):
+        return logit - jnp.log(1.0 + query.position - key.position)
+
+    arrays, mask, _ = drawn()
+    pattern = Pattern(score=score).checked(2, 4, LENGTH, LENGTH)
+    found, expected = (both(a.attend, *arrays, mask, pattern) for a in (blockwise, dense))
+    assert all(np.isfinite(x).all() for x in found)
+    check_near(found, expected)
+
+
 def test_slots_between_those_that_are_seen_may_be_hidden(monkeypatch):
     """Rows of unequal length leave gaps in a cache, and a later chunk reads around them."""
     monkeypatch.setattr(blocks, "BLOCK", 2)
