@@ -1,6 +1,6 @@
 """How the blocks of a network follow each other: scanned, or unrolled."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -26,7 +26,7 @@ def scanned(config: ModelConfig) -> bool:
     """Returns whether layers are scanned; where the config does not say, by device and depth."""
     if config.scan_layers is not None:
         return config.scan_layers
-    return device().scans(config.num_layers)
+    return config.num_layers > device().unrolled
 
 
 def unstacked(stacks: Sequence[Block]) -> list[Block]:
@@ -73,7 +73,13 @@ def run(
       layers: the blocks cut apart, where they are not scanned; cut here when None.
     """
     keys = None if key is None else jax.random.split(key, config.num_layers)
-    scans = scanned(config)
+    none: list[Any] = [None] * config.num_layers
+    scans, period = scanned(config), config.period
+
+    def remat(function: Callable) -> Callable:
+        if config.remat == "none":
+            return function
+        return jax.checkpoint(function, policy=_POLICIES[config.remat], prevent_cse=not scans)
 
     def several(x: Array, part: tuple) -> tuple[Array, list]:
         written = []
@@ -82,17 +88,17 @@ def run(
             written.append(after)
         return x, written
 
-    if config.remat != "none":
-        several = jax.checkpoint(several, policy=_POLICIES[config.remat], prevent_cse=not scans)
-    none: list[Any] = [None] * config.num_layers
     if scans:
-        period = config.period
         drops = none[:period] if keys is None else [keys[i::period] for i in range(period)]
-        return jax.lax.scan(several, x, (list(blocks), cache or none[:period], drops))
-    written = []
+        return jax.lax.scan(remat(several), x, (list(blocks), cache or none[:period], drops))
+    written, one = [], remat(Block.__call__)
     drops = none if keys is None else list(keys)
-    layers = unstacked(blocks) if layers is None else layers
-    for part in zip(layers, cache or none, drops, strict=True):
-        x, after = several(x, tuple([one] for one in part))
-        written += after
+    cut = unstacked(blocks) if layers is None else layers
+    for i, (block, remembered, drop) in enumerate(zip(cut, cache or none, drops, strict=True)):
+        given = x, positions, mask, remembered, drop
+        if layers is None:
+            x, after = device().layer(one, block, blocks[i % period], i // period, given)
+        else:
+            x, after = one(block, *given)
+        written.append(after)
     return x, written

@@ -130,10 +130,7 @@ class Pattern:
     def _hooks(self) -> dict[str, list[Any]]:
         """The hooks that there are, each with the example of a logit that it takes."""
         logit = jax.ShapeDtypeStruct((), jnp.float32)
-        every: dict[str, list[Any]] = {
-            "score": [self.score, logit],
-            "visible": [self.visible],
-        }
+        every: dict[str, list[Any]] = {"score": [self.score, logit], "visible": [self.visible]}
         return {name: hook for name, hook in every.items() if hook[0] is not None}
 
     def _example(self) -> list[dict[str, jax.ShapeDtypeStruct]]:

@@ -60,11 +60,10 @@ def multiply(
             pairs.setdefault(spec, []).append((y, w))
         # Parts of a sum over the mesh are added up before it.
         turned, own = f"{out},{right}->{left}", spec_of(x)
-        sums = [device().sum_of_products(turned, p, wide, spec) for spec, p in pairs.items()]
-        sums = [
-            part if spec == own else jax.sharding.reshard(part, own)
-            for part, spec in zip(sums, pairs, strict=True)
-        ]
+        sums = []
+        for spec, of_spec in pairs.items():
+            part = device().sum_of_products(turned, of_spec, wide, spec)
+            sums.append(part if spec == own else jax.sharding.reshard(part, own))
         dx = sum(sums[1:], sums[0]).astype(x.dtype)
         specs = [spec_of(w) for w in others]
         dw = device().products(f"{left},{out}->{right}", x, ys, wide, specs)

@@ -184,7 +184,8 @@ class Transformer(nnx.Module):
                 {name: jax.ShapeDtypeStruct(x.shape[1:], x.dtype) for name, x in stack.items()}
                 for stack in shapes * (config.num_layers // config.period)
             ]
-        kept = {dtype: device().cache_dtype(dtype, config.accumulation_dtype)}
+        wide = device().wide_cache and jnp.dtype(dtype).itemsize == 2
+        kept = {dtype: config.accumulation_dtype if wide else dtype}
         return empty_cache(rows, length, shapes, kept, self.compute.rules)
 
     def _embed(self, tokens: Array, positions: Array) -> Array:

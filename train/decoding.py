@@ -61,7 +61,7 @@ def continue_tokens(
     sampler = dataclasses.replace(sampler, vocab_size=sampler.vocab_size or vocab)
     numbers = jax.tree.map(jnp.asarray, sampler)
     end = np.int32(-1 if end_id is None else end_id)
-    options = device().one_row_options(model.config.dtype) if len(prompts) == 1 else {}
+    options = device().one_row_options if len(prompts) == 1 else {}
     loop, key, reach = _loop(tuple(options.items())), jax.random.key(seed), model.config.max_length
     rows = [np.asarray(prompt, np.int32) for prompt in prompts]
     wanted = np.full(len(rows), new_tokens)

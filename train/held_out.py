@@ -93,8 +93,4 @@ def _sums(
     nats, _ = summed_loss(model, x, batch.labels, weights, jnp.zeros(()), chunk)
     spec = model.compute.rules.spec(("batch", "length"), batch.labels.shape)
     width = sizes.at[batch.labels].get(out_sharding=spec)
-    return (
-        nats,
-        batch.counted.sum().astype(jnp.float32),
-        jnp.where(batch.counted, width, 0).sum(),
-    )
+    return nats, weights.sum(), jnp.where(batch.counted, width, 0).sum()

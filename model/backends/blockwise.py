@@ -114,14 +114,8 @@ def _backward(compute: Compute, given: tuple, kept: tuple[Array, Array], dout: A
             dqueries = _plus(
                 dqueries, of_pattern.query, lambda x, part: cut.queries.add(i, x, part, 2)
             )
-            return (
-                dq,
-                dqueries,
-                _plus(dheads, of_pattern.head),
-                dk,
-                dv,
-                _plus(dkeys, of_pattern.key),
-            )
+            dheads, dkeys = _plus(dheads, of_pattern.head), _plus(dkeys, of_pattern.key)
+            return dq, dqueries, dheads, dk, dv, dkeys
 
         zeros = [jnp.zeros(x.swapaxes(2, 3).shape, wide) for x in (keys, values)]
         dkeys = {n: jnp.zeros_like(cut.keys.at(j, 2)(x)) for n, x in cut.pattern.key.items()}

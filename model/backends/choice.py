@@ -30,10 +30,7 @@ BACKENDS: dict[str, Backend] = {
 }
 
 # Why a backend cannot take the same arguments, or None; the others take everything.
-REFUSALS: dict[str, Callable[..., str | None]] = {
-    "splash": splash.refusal,
-    "cudnn": cudnn.refusal,
-}
+REFUSALS: dict[str, Callable[..., str | None]] = {"splash": splash.refusal, "cudnn": cudnn.refusal}
 
 
 def select(name: str, heads: Heads, mask: Mask, pattern: Pattern, compute: Compute) -> str:
@@ -67,7 +64,7 @@ def select(name: str, heads: Heads, mask: Mask, pattern: Pattern, compute: Compu
         for kernel, refusal in REFUSALS.items():
             if refusal(*arguments) is None:
                 return kernel
-    return "blockwise" if longest > blocks.BLOCK else device().short_attention()
+    return "blockwise" if longest > blocks.BLOCK else device().short_attention
 
 
 def attend(

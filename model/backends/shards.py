@@ -66,7 +66,5 @@ def on_shards(
         mask = dataclasses.replace(mask, in_order=False)
     q, k, v = compute.reshard(q, QUERIES), *(compute.reshard(x, WHOLE_KEYS) for x in (k, v))
     return jax.shard_map(
-        local,
-        out_specs=compute.rules.spec(QUERIES, (*q.shape[:3], v.shape[3])),
-        check_vma=False,
+        local, out_specs=compute.rules.spec(QUERIES, (*q.shape[:3], v.shape[3])), check_vma=False
     )(q, k, v, mask, pattern.resharded(compute))

@@ -1,10 +1,11 @@
 """What a TPU or a GPU does: the plain way."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import ClassVar
 
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
-from jaxtyping import Array
+from jaxtyping import Array, PyTree
 
 Spec = PartitionSpec | None
 
@@ -15,6 +16,18 @@ class Plain:
     # Of the logits that the loss holds at once: for each chunk of tokens the gradient of the table
     # is read and written whole, which a chunk must be long enough to hide.
     logit_bytes = 256 * 2**20
+
+    # Layers up to which a network is unrolled, where a config does not say.
+    unrolled = 0
+
+    # The attention backend for few tokens.
+    short_attention = "dense"
+
+    # Whether a cache holds keys and values of 16 bits in the wider type of sums.
+    wide_cache = False
+
+    # Compiler options of a program whose products have one row each.
+    one_row_options: ClassVar[dict[str, str]] = {}
 
     def einsum(self, subscripts: str, x: Array, w: Array, *, wide: str, spec: Spec) -> Array:
         """Multiplies two operands of one type.
@@ -42,22 +55,15 @@ class Plain:
         first, *rest = (self.einsum(subscripts, x, w, wide=wide, spec=spec) for x, w in pairs)
         return sum(rest, first)
 
-    def scans(self, num_layers: int) -> bool:
-        """Returns whether so many layers are scanned, where a config does not say."""
-        del num_layers
-        return True
+    def layer(
+        self, function: Callable, own: PyTree, stack: PyTree, index: int, given: tuple
+    ) -> PyTree:
+        """Returns ``function(own, *given)``: one layer of a network that is unrolled.
 
-    def short_attention(self) -> str:
-        """Returns the attention backend for few tokens."""
-        return "dense"
-
-    def cache_dtype(self, dtype: str, wide: str) -> str:
-        """Returns the type in which a cache holds keys and values of type ``dtype``.
-
-        Args: dtype of activations, dtype of sums.
+        ``own`` is the block, cut from ``stack`` at ``index``.
         """
-        del wide
-        return dtype
+        del stack, index
+        return function(own, *given)
 
     def carried(self, slots: list[dict[str, Array]]) -> list[dict[str, Array]]:
         """Returns what the loop of decoding carries of the slots of a cache, layer by layer."""
@@ -66,8 +72,3 @@ class Plain:
     def uncarried(self, slots: list[dict[str, Array]]) -> list[dict[str, Array]]:
         """Undoes ``carried``."""
         return slots
-
-    def one_row_options(self, dtype: str) -> dict[str, str]:
-        """Returns compiler options for a program whose products have one row each."""
-        del dtype
-        return {}

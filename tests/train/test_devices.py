@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from model.devices import choice
+from model.devices.cpu import CPU
 from model.devices.plain import Plain
 from model.layers import scanned
+from model.parameter import declarations
 from tests.model import small
 from tests.train import tiny
 from train.decoding import continue_tokens
@@ -61,6 +63,31 @@ def test_a_models_gradients(both_ways):
     near(*both_ways(gradients), kinds[1])
     # The two ways differ where the config leaves it to the device.
     assert kinds[::2] == [False, True]
+
+
+def test_no_copy_of_all_layers_is_held_until_the_backward_pass(monkeypatch):
+    sizes = dict(num_layers=6, embed_dim=128, mlp_dim=512, max_length=64)
+    config = small.config(scan_layers=False, **sizes)
+    model, tokens = small.abstract(config), jax.ShapeDtypeStruct((4, 64), jnp.int32)
+    matrices = sum(4 * d.size for d in declarations(model) if d.kind == "matrix")
+
+    def held():
+        gradient = small.quickly(jax.grad(lambda m, t: small.cross_entropy(m, t, t)))
+        compiled = gradient.lower(model, tokens).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    recut = held()
+    monkeypatch.setattr(CPU, "layer", Plain.layer)
+    jax.clear_caches()
+    assert recut < held() - 0.6 * matrices
+
+
+def test_several_forced_host_devices_run_what_accelerators_do():
+    kinds = []
+    for sizes in (dict(heads=1), dict(heads=2)):
+        with jax.set_mesh(tiny.mesh(**sizes)):
+            kinds.append(type(choice.device()))
+    assert kinds == [CPU, Plain]
 
 
 def test_a_training_step(both_ways):
