@@ -103,7 +103,8 @@ def optim() -> ConfigDict:
             muon_learning_rate=0.02,  # "muon": peak for the matrices, the rest takes learning_rate
             muon_momentum=0.95,  # "muon": decay of the momentum
             z_loss=0.0,  # weight of (log of the sum of exp logits)^2 in the loss
-            ema=0.0,  # a step's decay of the moving average of the parameters, in float32; 0: none
+            ema=0.0,  # decay of the moving average of the parameters, in float32; after n steps at
+            #                most (1 + n) / (10 + n), so that the first parameters fade; 0: no average
             master_weights=False,  # keep float32 weights behind parameters of a narrower dtype,
             #                which are rounded from them; moments are then float32 too
             accumulate=1,  # microbatches that a batch is cut into

@@ -126,12 +126,15 @@ def train_step(
     updates, optimizer_state = update(gradients, state.optimizer, wide)
     wide = optax.apply_updates(wide, updates)
 
+    # Short of a long past the average is of what there is, as TensorFlow's
+    # ExponentialMovingAverage has it with num_updates.
+    decay = jnp.minimum(numbers.ema, (1 + state.step) / (10 + state.step))
     after = TrainState(
         step=state.step + 1,
         model=with_arrays(state.model, {n: wide[n].astype(w.dtype) for n, w in weights.items()}),
         optimizer=dict(optimizer_state),
         master={name: wide[name] for name in state.master},
-        ema={n: e + (1 - numbers.ema) * (wide[n] - e) for n, e in state.ema.items()},
+        ema={n: e + (1 - decay) * (wide[n] - e) for n, e in state.ema.items()},
     )
     schedule = multiplier(optimizer.schedule, state.step, numbers)
     rate = numbers.learning_rate * schedule
