@@ -104,7 +104,7 @@ def optim() -> ConfigDict:
             muon_momentum=0.95,  # "muon": decay of the momentum
             z_loss=0.0,  # weight of (log of the sum of exp logits)^2 in the loss
             ema=0.0,  # decay of the moving average of the parameters, in float32; after n steps at
-            #                most (1 + n) / (10 + n), so that the first parameters fade; 0: no average
+            #                most (1 + n) / (10 + n), so that the first ones fade; 0: no average
             master_weights=False,  # keep float32 weights behind parameters of a narrower dtype,
             #                which are rounded from them; moments are then float32 too
             accumulate=1,  # microbatches that a batch is cut into
