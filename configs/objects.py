@@ -21,7 +21,7 @@ def load(
       text: the field's value.
       field: its dotted name, for errors.
       builtin: the other values that the field takes, for errors.
-      arguments: how many a function must take; None leaves it open.
+      arguments: how many a function, or the constructor of a class, must take; None: any.
       kinds: what a class must be, by words for errors.
 
     Raises:
@@ -43,14 +43,17 @@ def load(
         ) from error
     if not callable(found):
         raise UserError(f"{field} = {text!r} cannot be called; name a class or a function.")
+    for words, kind in (kinds or {}).items():
+        if not (isinstance(found, type) and issubclass(found, kind)):
+            raise UserError(f"{field} = {text!r} is no {words}; derive it from a class that is.")
     if arguments is not None:
         try:
-            inspect.signature(found).bind(*range(arguments))
+            if isinstance(found, type):
+                inspect.signature(found.__init__).bind(None, *range(arguments))
+            else:
+                inspect.signature(found).bind(*range(arguments))
         except TypeError as error:
             raise UserError(
                 f"{field} = {text!r} is called with {arguments} arguments ({error}); take them."
             ) from error
-    for words, kind in (kinds or {}).items():
-        if not (isinstance(found, type) and issubclass(found, kind)):
-            raise UserError(f"{field} = {text!r} is no {words}; derive it from a class that is.")
     return found

@@ -171,6 +171,5 @@ def variant(name: str) -> Any:
     Raises:
       UserError: there is no such variant.
     """
-    if name == "multihead":
-        return Multihead
-    return objects.load(name, "model.attention", ["multihead"], kinds=_KINDS)
+    own = name != "multihead"
+    return objects.load(name, "model.attention", ["multihead"], 3, _KINDS) if own else Multihead

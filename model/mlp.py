@@ -65,4 +65,5 @@ def mlp(name: str) -> Any:
     Raises:
       UserError: there is no such class.
     """
-    return objects.load(name, "model.mlp", kinds={"nnx.Module": nnx.Module}) if ":" in name else MLP
+    kinds = {"nnx.Module": nnx.Module}
+    return objects.load(name, "model.mlp", (), 3, kinds) if ":" in name else MLP

@@ -27,9 +27,10 @@ def pair_operations(stack: Block, compute: Compute) -> float:
     hooks = []
 
     def attend(block: Block, heads: Heads) -> Array:
+        mixed = block.attention.attend(heads, mask)  # which checks the hooks
         if isinstance(block.attention, Multihead):
             hooks.append(block.attention.pattern(heads, mask).operations())
-        return block.attention.attend(heads, mask)
+        return mixed
 
     heads = layers.projected(stack, 1, LENGTH, compute)
     program = jax.make_jaxpr(jax.vmap(attend))(stack, heads)

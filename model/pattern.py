@@ -83,10 +83,10 @@ class Pattern:
                     f"Pattern.{hook} of model.attention reads an array that it was not given; "
                     "pass it as Pattern(head=...), or query= or key=."
                 )
-            if [x.shape for x in program.out_avals] != [()]:
+            if [(x.shape, x.dtype == bool) for x in program.out_avals] != [((), hook == "visible")]:
                 raise UserError(
                     f"Pattern.{hook} of model.attention returns {program.out_avals}; return one "
-                    "number for one query, key and head."
+                    f"{'bool' if hook == 'visible' else 'number'} for one query, key and head."
                 )
         return dataclasses.replace(self, head={"index": jnp.arange(heads), **self.head})
 

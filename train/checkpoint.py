@@ -20,6 +20,7 @@ from model.saving import delete, save
 from model.transformer import Transformer
 from text.tokenizers import Tokenizer
 from train.calls import due
+from train.metrics import read
 from train.step import TrainState
 
 MASTER = "master"  # beside the optimizer's own arrays
@@ -209,7 +210,7 @@ def check_workdir(workdir: Path, config: ConfigDict) -> dict[str, tuple]:
     old = resolved.from_json(read_text(path), str(path))
     changes = resolved.difference(old, config)
     unsafe = [name for name in changes if not is_safe(name)]
-    if unsafe:
+    if unsafe and (newest(workdir) or read(workdir)):  # where no step was taken, none is lost
         listed = ", ".join("{}: {!r} -> {!r}".format(n, *changes[n]) for n in unsafe)
         raise UserError(
             f"--workdir={workdir} holds a run of another config ({listed}); restore these fields, "

@@ -126,8 +126,7 @@ def train_step(
     updates, optimizer_state = update(gradients, state.optimizer, wide)
     wide = optax.apply_updates(wide, updates)
 
-    # Short of a long past the average is of what there is, as TensorFlow's
-    # ExponentialMovingAverage has it with num_updates.
+    # As TensorFlow's ExponentialMovingAverage with num_updates: the first steps fade soon.
     decay = jnp.minimum(numbers.ema, (1 + state.step) / (10 + state.step))
     after = TrainState(
         step=state.step + 1,

@@ -85,6 +85,7 @@ def test_an_mlp_that_is_none_is_refused():
     for name, words in (
         ("gelu", "model.mlp cannot be 'gelu'"),
         ("json:dumps", "model.mlp = 'json:dumps' is no nnx.Module"),
+        ("flax.nnx:Linear", "model.mlp = 'flax.nnx:Linear' is called with 3 arguments .too many"),
         ("no.such:Class", "model.mlp = 'no.such:Class' cannot be imported"),
     ):
         with pytest.raises(UserError, match=words):

@@ -136,6 +136,9 @@ def test_a_running_sum_is_of_what_a_row_holds():
         (dict(score=lambda logit, query, key, head: key.pull), "no attribute 'pull'"),
         (dict(score=lambda logit, query, key: logit), "takes 3 positional arguments"),
         (dict(score=lambda logit, query, key, head: logit * jnp.ones(3)), "return one number"),
+        (dict(score=lambda logit, query, key, head: logit > 0), "return one number"),
+        # Two would be false, bit by bit.
+        (dict(visible=lambda query, key, head: 2 - key.position % 2), "return one bool"),
         (dict(head=dict(slope=jnp.ones(HEADS + 1))), r"array slope \(5,\).*begin with \(4,\)"),
         (
             dict(key=dict(pull=jnp.ones((BATCH, 2, LENGTH)))),

@@ -11,8 +11,11 @@ import pytest
 from rich.console import Console
 
 from configs import base, gpt3, induction, toy
+from configs.errors import UserError
+from model.attention import Multihead
 from model.config import ModelConfig
 from model.parameter import declarations, named_arrays
+from model.pattern import Pattern
 from model.tally import render, tally
 from model.transformer import Transformer
 from tests.train.updates import optimizer_of
@@ -26,6 +29,14 @@ GPT3 = {
     "attention": 57_982_058_496,
     "matrices": 175_181_291_520,
 }
+
+
+class Nameless(Multihead):
+    """A variant whose score reads what its pattern does not have."""
+
+    def pattern(self, heads, mask):
+        """Returns the pattern."""
+        return Pattern(score=lambda logit, query, key, head: logit - key.distance)
 
 
 def gpt3_config() -> ModelConfig:
@@ -133,6 +144,11 @@ def test_a_variant_with_a_parameter_of_its_own_is_counted() -> None:
     gated = tally(model_config(attention="model.variants.gated:Gated"), 32)
     assert gated.head - plain.head == 128
     assert gated.parameters - plain.parameters == 4 * 4 * 128
+
+
+def test_a_variant_with_a_mistake_is_refused_before_it_is_counted() -> None:
+    with pytest.raises(UserError, match="Pattern.score of model.attention .* 'distance'"):
+        tally(model_config(attention="tests.model.test_tally:Nameless"), 32)
 
 
 def test_the_command_prints_and_writes_the_same_figures(tmp_path) -> None:

@@ -312,9 +312,13 @@ def test_contents_that_are_damaged_behind_a_right_size_are_refused(run, tmp_path
     ],
 )
 def test_a_field_that_makes_another_run_is_refused_by_name(tmp_path, field, value):
+    other = tiny.config({field: value})
     (tmp_path / "config.json").write_text(resolved.to_json(tiny.config()))
+    # A run that failed before its first step is none to keep.
+    assert check_workdir(tmp_path, other)[field][1] == value
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n')
     with pytest.raises(UserError, match=f"holds a run of another config.*{field}: "):
-        check_workdir(tmp_path, tiny.config({field: value}))
+        check_workdir(tmp_path, other)
 
 
 def test_fields_that_a_run_may_change_are_told(tmp_path):
