@@ -49,7 +49,7 @@ def load(
     if arguments is not None:
         try:
             if isinstance(found, type):
-                inspect.signature(found.__init__).bind(None, *range(arguments))
+                inspect.signature(found.__init__).bind(None, *range(arguments))  # type: ignore[misc]
             else:
                 inspect.signature(found).bind(*range(arguments))
         except TypeError as error:
