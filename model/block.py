@@ -55,16 +55,16 @@ class Block(nnx.Module):
         if cache is not None:
             heads, cache = remember(cache, heads, mask, self.compute)
         mixed = self.attention.attend(heads, mask.within(self.window))
-        update = self.attention.write(normed, mixed)
+        x = self._add(x, self.attention.write(normed, mixed), "attention", first)
+        if self.mlp is None:
+            return x, cache
+        normed = normed if self.mlp_norm is None else self.mlp_norm(x)
+        return self._add(x, self.mlp(normed), "mlp", second), cache
+
+    def _add(self, x: Array, update: Array, field: str, key: Array | None) -> Array:
         if update.shape != x.shape:
             raise UserError(
-                f"write of model.attention = {self.config.attention!r} returns an array "
-                f"{update.shape}; return the updates of the residual stream, {x.shape}."
+                f"model.{field} = {getattr(self.config, field)!r} writes an array {update.shape}; "
+                f"return the updates of the residual stream, {x.shape}."
             )
-        rate = self.config.dropout
-        after = x + self.compute.dropout(update, rate, first, RESIDUAL)
-        if self.mlp is None:
-            return after, cache
-        normed = normed if self.mlp_norm is None else self.mlp_norm(after)
-        update = self.mlp(normed)
-        return after + self.compute.dropout(update, rate, second, RESIDUAL), cache
+        return x + self.compute.dropout(update, self.config.dropout, key, RESIDUAL)

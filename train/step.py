@@ -172,8 +172,7 @@ def gradient(
 
     differentiate = jax.grad(minimised, has_aux=True)
     if accumulate == 1:
-        gradients, nats = differentiate(model, batch, key)
-        return gradients, nats
+        return differentiate(model, batch, key)
 
     def cut(leaf: Array) -> Array:
         rows = leaf.reshape(leaf.shape[0] // accumulate, accumulate, *leaf.shape[1:])

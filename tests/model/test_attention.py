@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from configs.errors import UserError
 from configs.ranges import CHOICES
@@ -148,10 +149,26 @@ class Unwritten(Multihead):
         return mixed
 
 
-def test_updates_of_another_shape_are_refused():
-    config = small.config(attention=f"{__name__}:Unwritten")
+class OneRow(nnx.Module):
+    """An MLP whose update would stretch to all rows of a batch."""
+
+    def __init__(self, config, declare, compute):
+        """Declares nothing."""
+
+    def __call__(self, x):
+        """Returns the first row."""
+        return x[:1]
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        (dict(attention=f"{__name__}:Unwritten"), r"model.attention = .* \(2, 4, 7, 5\)"),
+        (dict(mlp=f"{__name__}:OneRow"), r"model.mlp = .* \(1, 7, 12\)"),
+    ],
+)
+def test_updates_of_another_shape_are_refused(fields, words):
+    config = small.config(**fields)
     tokens = jax.ShapeDtypeStruct((2, 7), jnp.int32)
-    with pytest.raises(
-        UserError, match=r"write of model.attention = .* \(2, 4, 7, 5\); .*\(2, 7, 12\)"
-    ):
+    with pytest.raises(UserError, match=rf"{words}; return .*\(2, 7, 12\)"):
         jax.eval_shape(lambda model, tokens: model(tokens), small.abstract(config), tokens)
