@@ -47,6 +47,7 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("commands")
     (folder / "other").mkdir()
     (folder / "other" / "config.json").write_text(resolved.to_json(tiny.config({"seed": 7})))
+    (folder / "other" / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n')
     (folder / "empty").mkdir()
     text = "a rose is a \\[red] rose\n" * 20
     (folder / "rose.txt").write_text(text)
