@@ -151,12 +151,12 @@ def _verb_mistake(words: list[str], verbs: tuple[str, ...]) -> str:
 
 def _chain(error: BaseException) -> list[BaseException]:
     """Returns an error and those beneath it: absl and ml_collections raise others on top."""
-    found: list[BaseException] = []
+    causes: list[BaseException] = []
     following: BaseException | None = error
     while following is not None:
-        found.append(following)
+        causes.append(following)
         following = following.__cause__ or following.__context__
-    return found
+    return causes
 
 
 def _flag_mistake(error: Exception) -> str:
@@ -208,19 +208,19 @@ def _load_mistake(path: str, error: BaseException) -> str:
 def _config_argument() -> str:
     """Returns the value of ``--config`` as it was typed, or ``""``."""
     for argument, following in zip(sys.argv[1:], [*sys.argv[2:], ""], strict=True):
-        found = re.match(r"--?config(?:=(.*))?$", argument, re.DOTALL)
-        if found:
-            return following if found[1] is None else found[1]
+        matched = re.match(r"--?config(?:=(.*))?$", argument, re.DOTALL)
+        if matched:
+            return following if matched[1] is None else matched[1]
     return ""
 
 
 def _overrides() -> Iterator[tuple[str, str]]:
     """Yields name and value of each ``--config.name=value`` or ``--config.name value``."""
     for argument, following in zip(sys.argv[1:], [*sys.argv[2:], ""], strict=True):
-        found = re.match(r"--?config\.([^=]+)(?:=(.*))?$", argument, re.DOTALL)
-        if found:
+        matched = re.match(r"--?config\.([^=]+)(?:=(.*))?$", argument, re.DOTALL)
+        if matched:
             bare = "" if following.startswith("--") else following
-            yield found[1], bare if found[2] is None else found[2]
+            yield matched[1], bare if matched[2] is None else matched[2]
 
 
 def _override_mistake() -> str | None:

@@ -35,25 +35,25 @@ def load(
             f"{', '.join(known)}, or write 'module:name' for one of your own."
         )
     try:
-        found = getattr(importlib.import_module(module), name)
+        loaded = getattr(importlib.import_module(module), name)
     except Exception as error:  # a user's module may raise anything
         raise UserError(
             f"{field} = {text!r} cannot be imported ({type(error).__name__}: {error}); "
             "name a module on the Python path and a name in it."
         ) from error
-    if not callable(found):
+    if not callable(loaded):
         raise UserError(f"{field} = {text!r} cannot be called; name a class or a function.")
     for words, kind in (kinds or {}).items():
-        if not (isinstance(found, type) and issubclass(found, kind)):
+        if not (isinstance(loaded, type) and issubclass(loaded, kind)):
             raise UserError(f"{field} = {text!r} is no {words}; derive it from a class that is.")
     if arguments is not None:
         try:
-            if isinstance(found, type):
-                inspect.signature(found.__init__).bind(None, *range(arguments))  # type: ignore[misc]
+            if isinstance(loaded, type):
+                inspect.signature(loaded.__init__).bind(None, *range(arguments))  # type: ignore[misc]
             else:
-                inspect.signature(found).bind(*range(arguments))
+                inspect.signature(loaded).bind(*range(arguments))
         except TypeError as error:
             raise UserError(
                 f"{field} = {text!r} is called with {arguments} arguments ({error}); take them."
             ) from error
-    return found
+    return loaded

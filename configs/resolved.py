@@ -49,26 +49,26 @@ RETIRED = ("join_projections",)
 
 def fields(config: ConfigDict, prefix: str = "") -> dict[str, str]:
     """Returns the kind of each field by its dotted name (``"model.num_heads": "whole number"``)."""
-    found = {}
+    flat = {}
     for name in config:
         kind = config.get_type(name)
         if issubclass(kind, ConfigDict):
-            found.update(fields(config[name], f"{prefix}{name}."))
+            flat.update(fields(config[name], f"{prefix}{name}."))
         else:
-            found[prefix + name] = _KINDS[kind]
-    return found
+            flat[prefix + name] = _KINDS[kind]
+    return flat
 
 
 def values(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
     """Returns the value of each field by its dotted name."""
-    found = {}
+    flat = {}
     for name in config:
         value = config[name]
         if isinstance(value, ConfigDict):
-            found.update(values(value, f"{prefix}{name}."))
+            flat.update(values(value, f"{prefix}{name}."))
         else:
-            found[prefix + name] = value
-    return found
+            flat[prefix + name] = value
+    return flat
 
 
 def check(config: ConfigDict) -> None:
@@ -155,14 +155,14 @@ def from_json(text: str, source: str) -> ConfigDict:
       UserError: the text is not a config, or has a field that base.py does not.
     """
     try:
-        found = json.loads(text)
-        if not isinstance(found, dict):
+        saved = json.loads(text)
+        if not isinstance(saved, dict):
             raise ValueError("it holds no fields")
     except ValueError as error:
         raise UserError(f"{source} is not a config ({error}); restore it or delete it.") from error
     config = base.get_config()
     try:
-        _fill(config, found)
+        _fill(config, saved)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         name = str(error.args[0]).splitlines()[0]
         raise UserError(
@@ -172,8 +172,8 @@ def from_json(text: str, source: str) -> ConfigDict:
     return config
 
 
-def _fill(config: ConfigDict, found: dict[str, Any]) -> None:
-    for name, value in found.items():
+def _fill(config: ConfigDict, saved: dict[str, Any]) -> None:
+    for name, value in saved.items():
         if name in RETIRED:
             continue
         if name not in config:

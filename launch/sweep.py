@@ -92,7 +92,7 @@ def trials(
     Raises:
       UserError: a setting names no field, or gives it a value of another type.
     """
-    found: dict[str, tuple[str, Setting, ConfigDict]] = {}
+    by_digest: dict[str, tuple[str, Setting, ConfigDict]] = {}
     known = resolved.fields(base.get_config())
     for setting in settings:
         own = config.copy_and_resolve_references()
@@ -109,8 +109,8 @@ def trials(
                 ) from error
         resolved.check_fields(own)
         digest = resolved.digest(own)
-        found.setdefault(digest, (digest, setting, own))
-    return list(found.values())
+        by_digest.setdefault(digest, (digest, setting, own))
+    return list(by_digest.values())
 
 
 def sweep(

@@ -95,10 +95,10 @@ def run(
     drops = none if keys is None else list(keys)
     cut = unstacked(blocks) if layers is None else layers
     for i, (block, remembered, drop) in enumerate(zip(cut, cache or none, drops, strict=True)):
-        given = x, positions, mask, remembered, drop
+        inputs = x, positions, mask, remembered, drop
         if layers is None:
-            x, after = device().layer(one, block, blocks[i % period], i // period, given)
+            x, after = device().layer(one, block, blocks[i % period], i // period, inputs)
         else:
-            x, after = one(block, *given)
+            x, after = one(block, *inputs)
         written.append(after)
     return x, written

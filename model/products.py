@@ -114,7 +114,7 @@ def lookup(
         index, table = arguments
         wide = jax.ShapeDtypeStruct(table.shape, jnp.float32, sharding=jax.typeof(table).sharding)
         transposed = jax.linear_transpose(functools.partial(rows, index), wide)
-        (given,) = transposed(cotangent.astype(jnp.float32))
-        return None, given.astype(table.dtype)
+        (slopes,) = transposed(cotangent.astype(jnp.float32))
+        return None, slopes.astype(table.dtype)
 
-    return with_gradient(forward, lambda *given: (forward(*given), None), backward)(index, table)
+    return with_gradient(forward, lambda *args: (forward(*args), None), backward)(index, table)

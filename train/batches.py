@@ -39,9 +39,9 @@ def make_batch(
     def local(index: tuple[slice, ...]) -> Rows:
         """Makes the rows of one device, once for all that hold the same."""
         if str(index) not in made:
-            own = numbers[index]
-            rows = make(own.reshape(-1))
-            made[str(index)] = jax.tree.map(lambda a: a.reshape(*own.shape, -1), rows)
+            shard = numbers[index]
+            rows = make(shard.reshape(-1))
+            made[str(index)] = jax.tree.map(lambda a: a.reshape(*shard.shape, -1), rows)
         return made[str(index)]
 
     by_rows = NamedSharding(mesh, PartitionSpec(*spec[: numbers.ndim]))

@@ -96,23 +96,23 @@ class Checkpoints:
           abstract: the state's shapes and shardings.
           mesh: to put it on; it need not be the one that the step was saved from.
         """
-        found = newest(self.workdir)
-        if found is None:
+        latest = newest(self.workdir)
+        if latest is None:
             return None
-        if found.step is None:
+        if latest.step is None:
             raise UserError(
-                f"{found.path} is a saved model, without the state of a run; begin a new run with "
-                f"checkpoint.restore_from={found.path}."
+                f"{latest.path} is a saved model, without the state of a run; begin a new run with "
+                f"checkpoint.restore_from={latest.path}."
             )
-        model = found.load(MODEL, named_arrays(abstract.model), mesh)
+        model = latest.load(MODEL, named_arrays(abstract.model), mesh)
         optimizer = _kept(abstract)
         if jax.tree.leaves(optimizer):
-            optimizer = found.load(OPTIMIZER, optimizer, mesh)
+            optimizer = latest.load(OPTIMIZER, optimizer, mesh)
         master = optimizer.pop(MASTER)
         # A run that had no average before begins it at its parameters.
-        averaged = EMA if found.holds(EMA) else MODEL
-        ema = found.load(averaged, abstract.ema, mesh) if abstract.ema else {}
-        step = jax.device_put(jax.numpy.int32(found.step), jax.NamedSharding(mesh, jax.P()))
+        averaged = EMA if latest.holds(EMA) else MODEL
+        ema = latest.load(averaged, abstract.ema, mesh) if abstract.ema else {}
+        step = jax.device_put(jax.numpy.int32(latest.step), jax.NamedSharding(mesh, jax.P()))
         return TrainState(step, with_arrays(abstract.model, model), optimizer, master, ema)
 
     def _thin(self) -> None:

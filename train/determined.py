@@ -36,14 +36,14 @@ def determined_accuracy(
     texts = texts[:documents] if documents else texts
     ids = [tokenizer.encode(text) for text in texts]
     labels = np.zeros((len(ids), config.length), np.int32)
-    for row, own in zip(labels, ids, strict=True):
-        row[: len(own)] = own
+    for row, tokens in zip(labels, ids, strict=True):
+        row[: len(tokens)] = tokens
     rows = config.batch_size // config.optim.accumulate  # a microbatch: no more may fit
-    found = _predictions(model, labels, tokenizer.end_id or 0, mesh, rows)
+    predicted = _predictions(model, labels, tokenizer.end_id or 0, mesh, rows)
     hits: dict[str, list[bool]] = defaultdict(list)
     for row, text in enumerate(texts):
         for word in grammar.explain(text):
-            hit = bool(found[row, word.position] == labels[row, word.position])
+            hit = bool(predicted[row, word.position] == labels[row, word.position])
             for name in ("", "/held_out" if word.held_out else "/seen", f"/{word.rule}"):
                 hits["accuracy" + name].append(hit)
     return {name: float(np.mean(values)) for name, values in sorted(hits.items())}
@@ -59,11 +59,11 @@ def _predictions(
         inside = np.minimum(numbers, len(read) - 1)
         return Rows(read[inside], labels[inside], np.ones_like(labels[inside], bool))
 
-    found = []
+    predicted = []
     for start in range(0, len(read), batch_size):
         batch = make_batch(rows, start + np.arange(batch_size), mesh, model.compute.rules)
-        found.append(np.asarray(_likeliest(model, batch.tokens)))
-    return np.concatenate(found)[: len(read)]
+        predicted.append(np.asarray(_likeliest(model, batch.tokens)))
+    return np.concatenate(predicted)[: len(read)]
 
 
 @jax.jit

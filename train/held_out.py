@@ -42,8 +42,8 @@ def evaluate(
       for; not for random tokens), and for the grammar the accuracies of ``determined_accuracy``.
     """
     rules, accumulate = model.compute.rules, config.optim.accumulate
-    found = evaluation_batches(source, config.batch_size, batches, mesh, rules, accumulate)
-    figures = text_loss(model, found, tokenizer, mesh, config.loss_chunk)
+    read = evaluation_batches(source, config.batch_size, batches, mesh, rules, accumulate)
+    figures = text_loss(model, read, tokenizer, mesh, config.loss_chunk)
     if config.data.source == "grammar" and tokenizer is not None:
         documents = batches * config.batch_size
         figures.update(determined_accuracy(model, tokenizer, config, mesh, documents))

@@ -195,8 +195,8 @@ def summed_loss(
         total, nats, dx, dtable = run(True, *arrays)
         return (total, nats), (dx, dtable)
 
-    def backward(arrays: tuple, kept: tuple, given: tuple) -> tuple:
-        scaled = (slope * given[0] for slope in kept)
+    def backward(arrays: tuple, kept: tuple, cotangents: tuple) -> tuple:
+        scaled = (slope * cotangents[0] for slope in kept)
         dx, dtable = (a.astype(like.dtype) for a, like in zip(scaled, arrays[:2], strict=True))
         return dx, dtable, None, None, None
 

@@ -33,6 +33,6 @@ class Numbers(NamedTuple):
     def of(cls, config: ConfigDict) -> "Numbers":
         """Returns the numbers of a whole config."""
         factors = [pair for _, *pair in config.optim.multipliers]
-        found = dict(config.optim, steps=config.steps, multipliers=factors)
-        arrays = {name: jnp.asarray(found[name], jnp.float32) for name in cls._fields}
+        values = dict(config.optim, steps=config.steps, multipliers=factors)
+        arrays = {name: jnp.asarray(values[name], jnp.float32) for name in cls._fields}
         return cls(**arrays | {"multipliers": arrays["multipliers"].reshape(-1, 2)})

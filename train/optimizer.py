@@ -152,13 +152,13 @@ def _custom(name: str) -> Scaling:
     function = objects.load(name, "optim.name", NAMES, arguments=2)
 
     def scaling(numbers: Numbers, declared: Declarations) -> Any:
-        found = function(numbers, declared)
-        if not isinstance(found, optax.GradientTransformation):
+        transformation = function(numbers, declared)
+        if not isinstance(transformation, optax.GradientTransformation):
             raise UserError(
-                f"optim.name = {name!r} returned {type(found).__name__}; return an "
+                f"optim.name = {name!r} returned {type(transformation).__name__}; return an "
                 "optax.GradientTransformation from function(numbers, declarations)."
             )
-        return _each_layer(declared, found)
+        return _each_layer(declared, transformation)
 
     return scaling
 

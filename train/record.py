@@ -53,8 +53,8 @@ class Record:
         """
         if self.pending is None:
             return
-        (call, found), self.pending = self.pending, None
-        values = {name: np.asarray(jax.device_get(found[name]))[: len(call)] for name in METRICS}
+        (call, metrics), self.pending = self.pending, None
+        values = {name: np.asarray(jax.device_get(metrics[name]))[: len(call)] for name in METRICS}
         now, (then, before) = time.monotonic(), self._mark
         self._mark = (now, call.stop)
         tokens = self.config.batch_size * self.config.length

@@ -48,20 +48,20 @@ def continue_texts(
     ids = []
     for prompt in prompts:
         try:
-            own = np.asarray(tokenizer.encode(prompt), np.int32)
+            tokens = np.asarray(tokenizer.encode(prompt), np.int32)
         except UserError as error:
             reason = str(error).removeprefix("data.tokenizer: ")
             raise UserError(f"the prompt {prompt[:40]!r} cannot be read: {reason}") from error
         if tokenizer.end_id is not None:
             # Documents are read after the end of another.
-            own = np.concatenate([[tokenizer.end_id], own]).astype(np.int32)
-        ids.append(own)
+            tokens = np.concatenate([[tokenizer.end_id], tokens]).astype(np.int32)
+        ids.append(tokens)
     # A model may have room for more tokens than the tokenizer knows.
     sampler = dataclasses.replace(sampler, vocab_size=tokenizer.vocab_size)
-    found = continue_tokens(model, ids, new_tokens, sampler, seed, tokenizer.end_id)
+    drawn = continue_tokens(model, ids, new_tokens, sampler, seed, tokenizer.end_id)
     texts = []
-    for own, new in zip(ids, found, strict=True):
-        read = own[1:] if tokenizer.end_id is not None else own
+    for tokens, new in zip(ids, drawn, strict=True):
+        read = tokens[1:] if tokenizer.end_id is not None else tokens
         before = tokenizer.decode(read)
         text = tokenizer.decode(np.concatenate([read, new]))[len(before) :]
         texts.append(text.split(stop)[0] if stop else text)
@@ -112,7 +112,7 @@ def main() -> None:
     mesh = make_mesh(checkpoint_flags.mesh_sizes(), field="--mesh")
     with jax.set_mesh(mesh):
         model = saved.load_model(mesh, ema=flags.FLAGS.ema)
-        found = continue_texts(
+        continuations = continue_texts(
             model,
             saved.tokenizer,
             prompts,
@@ -122,10 +122,10 @@ def main() -> None:
             flags.FLAGS.stop,
         )
     console = Console(highlight=False, soft_wrap=True)
-    for prompt, text in zip(prompts, found, strict=True):
+    for prompt, text in zip(prompts, continuations, strict=True):
         console.print(Text.assemble((prompt, "bold"), text, "\n"))
     if flags.FLAGS.json:
-        rows = [dict(prompt=p, text=t) for p, t in zip(prompts, found, strict=True)]
+        rows = [dict(prompt=p, text=t) for p, t in zip(prompts, continuations, strict=True)]
         write_json(flags.FLAGS.json, dict(checkpoint=str(saved.path), samples=rows))
 
 

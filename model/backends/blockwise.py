@@ -34,7 +34,7 @@ def attend(heads: Heads, mask: Mask, pattern: Pattern, compute: Compute) -> Floa
     """
 
     forward, backward = (functools.partial(way, compute) for way in (_forward, _backward))
-    local = with_gradient(lambda *given: forward(*given)[0], forward, backward)
+    local = with_gradient(lambda *arguments: forward(*arguments)[0], forward, backward)
     return on_shards(local, heads, mask, pattern, compute)
 
 
@@ -75,9 +75,9 @@ def _forward(
     return cut.whole(out), (cut.whole(out), log_sum)
 
 
-def _backward(compute: Compute, given: tuple, kept: tuple[Array, Array], dout: Array) -> tuple:
+def _backward(compute: Compute, arguments: tuple, kept: tuple[Array, Array], dout: Array) -> tuple:
     """Returns the gradients of queries, keys, values, none, and what the pattern has."""
-    q, k, v, mask, pattern = given
+    q, k, v, mask, pattern = arguments
     out, log_sum = kept
     cut = _Cut(compute, q, k, v, mask, pattern)
     wide = compute.accumulation_dtype
@@ -103,7 +103,7 @@ def _backward(compute: Compute, given: tuple, kept: tuple[Array, Array], dout: A
             mask, pattern = cut.at(i, j)
             logits = cut.einsum("bgrtk,bgsk->bgrts", queries, keys)
             scores, pull = jax.vjp(
-                lambda *given: cut.scores(given[0], mask, given[1]), logits, pattern
+                lambda logits, pattern: cut.scores(logits, mask, pattern), logits, pattern
             )
             weight = jnp.exp(scores - log_sums)
             dv += cut.einsum(f"bgwrt,bgrts->{of_values}", turned(slopes), weight).reshape(dv.shape)

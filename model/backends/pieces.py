@@ -44,9 +44,9 @@ def attend(heads: Heads, mask: Mask, pattern: Pattern, compute: Compute) -> Floa
                 )
 
             read = part(keys, 2)
-            own = Heads(part(queries, 2)(q), read(k), read(v))
+            piece = Heads(part(queries, 2)(q), read(k), read(v))
             seen = mask.of(part(queries, 1), part(keys, 1))
-            return dense.attend(own, seen, pattern.of(part(queries, 2), read), compute)
+            return dense.attend(piece, seen, pattern.of(part(queries, 2), read), compute)
 
         batch, heads, length, _ = q.shape
         wanted = min(length // BLOCK, MOST_BLOCKS)

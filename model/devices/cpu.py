@@ -49,10 +49,10 @@ class CPU(Plain):
         return matrices.sum_of_products(subscripts, pairs, wide)
 
     def layer(
-        self, function: Callable, own: PyTree, stack: PyTree, index: int, given: tuple
+        self, function: Callable, block: PyTree, stack: PyTree, index: int, inputs: tuple
     ) -> PyTree:
         """Cuts the block from its stack again for the gradient."""
-        return recut.layer(function, own, stack, index, given)
+        return recut.layer(function, block, stack, index, inputs)
 
     def carried(self, slots: list[dict[str, Array]]) -> list[dict[str, Array]]:
         """Leaves out the axis of one row: XLA copies the slots that it updates otherwise."""

@@ -41,12 +41,12 @@ def einsum(subscripts: str, x: Array, w: Array, wide: str) -> Array:
     columns = "".join(i for i in right if i in out and i not in batch)
     summed = "".join(i for i in left if i not in out)
 
-    def matrix(array: Array, indices: str, own: str) -> tuple[Array, bool]:
-        """Merges an operand's own indices and the summed ones; tells whether the latter lead."""
-        last, first = batch + own + summed, batch + summed + own
+    def matrix(array: Array, indices: str, free: str) -> tuple[Array, bool]:
+        """Merges an operand's free indices and the summed ones; tells whether the latter lead."""
+        last, first = batch + free + summed, batch + summed + free
         if indices not in (last, first):
             array, indices = _ordered(array, indices, last), last
-        groups = (own, summed) if indices == last else (summed, own)
+        groups = (free, summed) if indices == last else (summed, free)
         merged = [math.prod(sizes[i] for i in group) for group in groups]
         return array.reshape(*(sizes[i] for i in batch), *merged), indices != last
 
@@ -71,14 +71,14 @@ def einsum(subscripts: str, x: Array, w: Array, wide: str) -> Array:
 def products(subscripts: str, x: Array, ws: Sequence[Array], wide: str) -> list[Array]:
     """Returns the einsum of an operand with each of several, which are joined to one matrix."""
     left, right, out = re.split(",|->", subscripts)
-    own = "".join(i for i in right if i not in left)
+    free = "".join(i for i in right if i not in left)
     rows, summed = ("".join(i for i in left if (i in out) == kept) for kept in (True, False))
-    joined = _joined(ws, right, summed, own)
+    joined = _joined(ws, right, summed, free)
     result = einsum(f"{left},{summed}{JOINED}->{rows}{JOINED}", x, joined, wide)
-    ends = itertools.accumulate(math.prod(_sizes(w, right, own)) for w in ws)
+    ends = itertools.accumulate(math.prod(_sizes(w, right, free)) for w in ws)
     parts = jnp.split(result, list(ends)[:-1], axis=-1)
     return [
-        _ordered(part.reshape(*part.shape[:-1], *_sizes(w, right, own)), rows + own, out)
+        _ordered(part.reshape(*part.shape[:-1], *_sizes(w, right, free)), rows + free, out)
         for part, w in zip(parts, ws, strict=True)
     ]
 
@@ -87,7 +87,7 @@ def sum_of_products(subscripts: str, pairs: Sequence[tuple[Array, Array]], wide:
     """Returns the sum of the einsums of pairs of operands, as one over all that they sum over."""
     left, right, out = re.split(",|->", subscripts)
     summed = "".join(i for i in left if i not in out)
-    rows, columns = ("".join(i for i in own if i in out) for own in (left, right))
+    rows, columns = ("".join(i for i in term if i in out) for term in (left, right))
     xs, ws = zip(*pairs, strict=True)
     x, w = _joined(xs, left, rows, summed), _joined(ws, right, columns, summed)
     return einsum(f"{rows}{JOINED},{columns}{JOINED}->{out}", x, w, wide)

@@ -56,14 +56,14 @@ class Plain:
         return sum(rest, first)
 
     def layer(
-        self, function: Callable, own: PyTree, stack: PyTree, index: int, given: tuple
+        self, function: Callable, block: PyTree, stack: PyTree, index: int, inputs: tuple
     ) -> PyTree:
-        """Returns ``function(own, *given)``: one layer of a network that is unrolled.
+        """Returns ``function(block, *inputs)``: one layer of a network that is unrolled.
 
-        ``own`` is the block, cut from ``stack`` at ``index``.
+        ``block`` was cut from ``stack`` at ``index``.
         """
         del stack, index
-        return function(own, *given)
+        return function(block, *inputs)
 
     def carried(self, slots: list[dict[str, Array]]) -> list[dict[str, Array]]:
         """Returns what the loop of decoding carries of the slots of a cache, layer by layer."""

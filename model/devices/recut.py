@@ -13,15 +13,15 @@ from jaxtyping import Array, PyTree
 from model.gradients import with_gradient
 
 
-def layer(function: Callable, own: PyTree, stack: PyTree, index: int, given: tuple) -> PyTree:
-    """Returns ``function(own, *given)``; arguments as of ``Plain.layer``."""
+def layer(function: Callable, block: PyTree, stack: PyTree, index: int, inputs: tuple) -> PyTree:
+    """Returns ``function(block, *inputs)``; arguments as of ``Plain.layer``."""
 
     def cut(stack: PyTree, number: int | Array) -> PyTree:
         read = jax.lax.dynamic_index_in_dim
         return jax.tree.map(lambda leaf: read(leaf, number, keepdims=False), stack)
 
-    def forward(stack: PyTree, own: PyTree, *given: PyTree) -> tuple[PyTree, PyTree]:
-        result, pull = jax.vjp(function, cut(stack, index), *given)
+    def forward(stack: PyTree, block: PyTree, *inputs: PyTree) -> tuple[PyTree, PyTree]:
+        result, pull = jax.vjp(function, cut(stack, index), *inputs)
         kept: Any = pull
         kept.args_res[0] = None
         return result, kept
@@ -32,8 +32,8 @@ def layer(function: Callable, own: PyTree, stack: PyTree, index: int, given: tup
         pull.args_res[0] = cut(arguments[0], index + zero)
         return None, *pull(cotangents)
 
-    def whole(stack: PyTree, own: PyTree, *given: PyTree) -> PyTree:
-        return function(cut(stack, index), *given)
+    def whole(stack: PyTree, block: PyTree, *inputs: PyTree) -> PyTree:
+        return function(cut(stack, index), *inputs)
 
-    # The gradient is that of ``own``: layers cut all at once are joined, and not padded and added.
-    return with_gradient(whole, forward, backward)(stack, own, *given)
+    # The gradient is that of ``block``: of layers cut at once it is joined, not padded and added.
+    return with_gradient(whole, forward, backward)(stack, block, *inputs)
