@@ -19,7 +19,7 @@ MULTIPLIED = ("matrix", "unembedding")
 class Decoder(NamedTuple):
     """A network whose weights are cast and, where layers are unrolled, cut apart."""
 
-    model: Transformer  # its stacks of blocks are read where layers are scanned
+    model: Transformer  # where layers are cut apart, its stacks have one each, for its shapes
     layers: list[Block] | None  # cut apart; None where they are scanned
 
     def empty_cache(self, rows: int, length: int) -> Cache:
@@ -43,23 +43,22 @@ def ready(model: Transformer) -> Decoder:
     Matrices take the dtype of activations, as they would at every use; gains, biases and tables
     that are looked up stay as they are. What is changed has memory of its own.
     """
-    blocks, table = _cast(model)
+    stacks, apart, table = _cast(model)
     model = copy.copy(model)
-    model.unembedding = nnx.data(table)
-    if not scanned(model.config):
-        return Decoder(model, blocks)
-    model.blocks = nnx.List(blocks)
-    return Decoder(model, None)
+    model.blocks, model.unembedding = nnx.List(stacks), nnx.data(table)
+    return Decoder(model, apart)
 
 
 @jax.jit
-def _cast(model: Transformer) -> tuple[list[Block], Any]:
+def _cast(model: Transformer) -> tuple[list[Block], list[Block] | None, Any]:
     dtype = model.config.dtype
 
     def cast(param: nnx.Param) -> Any:
         return param.replace(param[...].astype(dtype)) if param.kind in MULTIPLIED else param
 
     blocks = jax.tree.map(cast, list(model.blocks), is_leaf=lambda x: isinstance(x, nnx.Param))
-    table = model.unembedding_table
-    blocks = blocks if scanned(model.config) else unstacked(blocks)
-    return blocks, table.replace(table[...].astype(dtype))
+    table: Any = model.unembedding_table
+    table = table.replace(table[...].astype(dtype))
+    if scanned(model.config):
+        return blocks, None, table
+    return jax.tree.map(lambda leaf: leaf[:1], blocks), unstacked(blocks), table

@@ -119,6 +119,8 @@ def test_a_ready_model_is_cast_and_its_layers_stand_apart():
     table = made.model.unembedding_table
     assert table.dtype == jnp.bfloat16
     np.testing.assert_array_equal(table[...], model.embedding[...].astype(jnp.bfloat16))
+    # The stacks are not in memory beside their layers, but for one each.
+    assert [stack.attention.query.shape[0] for stack in made.model.blocks] == [1, 1]
     assert ready(small.drawn(small.config(scan_layers=True))).layers is None
 
 
