@@ -46,14 +46,52 @@ def load(
     for words, kind in (kinds or {}).items():
         if not (isinstance(loaded, type) and issubclass(loaded, kind)):
             raise UserError(f"{field} = {text!r} is no {words}; derive it from a class that is.")
-    if arguments is not None:
-        try:
-            if isinstance(loaded, type):
-                inspect.signature(loaded.__init__).bind(None, *range(arguments))  # type: ignore[misc]
-            else:
-                inspect.signature(loaded).bind(*range(arguments))
-        except TypeError as error:
-            raise UserError(
-                f"{field} = {text!r} is called with {arguments} arguments ({error}); take them."
-            ) from error
+    if arguments is not None and (reason := refusal(loaded, arguments)):
+        raise UserError(
+            f"{field} = {text!r} is called with {arguments} arguments ({reason}); take them."
+        )
     return loaded
+
+
+def refusal(loaded: Any, arguments: int) -> str | None:
+    """Returns why a class or function cannot be called with so many arguments; None if it can."""
+    try:
+        if isinstance(loaded, type):
+            inspect.signature(loaded.__init__).bind(None, *range(arguments))  # type: ignore[misc]
+        else:
+            inspect.signature(loaded).bind(*range(arguments))
+    except (TypeError, ValueError) as error:  # ValueError: it does not say what it takes
+        return str(error)
+    return None
+
+
+def check_type(result: Any, kind: type, what: str) -> None:
+    """Checks that a function of the reader's own, named by ``what``, returned an instance.
+
+    Raises:
+      UserError: it returned something else.
+    """
+    if not isinstance(result, kind):
+        raise UserError(f"{what} returns {type(result).__name__}; return {kind.__name__}.")
+
+
+def check_result(result: Any, shapes: Any, what: str, remedy: str) -> None:
+    """Checks what a function of the reader's own returned.
+
+    Args:
+      result: an array, or a tuple of several.
+      shapes: of the floating-point array that it should be, or a list of those of several.
+      what: begins the sentence of an error.
+      remedy: ends it.
+
+    Raises:
+      UserError: it is something else.
+    """
+
+    def shape(x: Any) -> Any:
+        dtype = str(getattr(x, "dtype", type(x).__name__))
+        return tuple(x.shape) if "float" in dtype and hasattr(x, "shape") else dtype
+
+    shown = [shape(x) for x in result] if isinstance(result, tuple) else shape(result)
+    if shown != shapes:
+        raise UserError(f"{what} {shown}; {remedy}.")

@@ -134,6 +134,7 @@ class Multihead(nnx.Module):
           mask: which key a query sees.
         """
         backend, pattern = self.config.attention_backend, self.pattern(heads, mask)
+        objects.check_type(pattern, Pattern, "model.attention: pattern")
         return choice.attend(backend, heads, mask, pattern, self.compute)
 
     def pattern(self, heads: Heads, mask: Mask) -> Pattern:
@@ -150,10 +151,12 @@ class Multihead(nnx.Module):
           x: the normed residual, for variants whose update depends on it.
           mixed: ``A v`` of each head.
         """
-        del x
         subscripts, matrix = (
             ("bhtd,hde->bte", self.value_full) if self.full else ("bhtr,hrd->btd", self.value_up)
         )
+        shape = (x.shape[0], matrix.shape[0], x.shape[1], matrix.shape[1])
+        what = f"model.attention = {self.config.attention!r}: attend returns"
+        objects.check_result(mixed, shape, what, f"return what each head reads, {shape}")
         bias = None if self.update_bias is None else self.update_bias[...][None, None]
         return self.compute.einsum(subscripts, mixed, matrix, axes=RESIDUAL, bias=bias)
 

@@ -4,12 +4,13 @@ import jax
 from flax import nnx
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from configs.errors import UserError
+from configs import objects
 from model.attention import variant
 from model.axes import RESIDUAL
 from model.cache import Layer, remember
 from model.compute import Compute
 from model.config import ModelConfig
+from model.heads import Heads
 from model.masks import Mask
 from model.mlp import mlp
 from model.norms import Norm
@@ -52,9 +53,12 @@ class Block(nnx.Module):
         first, second = (None, None) if key is None else jax.random.split(key)
         normed = self.attention_norm(x)
         heads = self.attention.project(normed, positions)
+        of_variant = f"model.attention = {self.config.attention!r}"
+        objects.check_type(heads, Heads, f"{of_variant}: project")
         if cache is not None:
             heads, cache = remember(cache, heads, mask, self.compute)
         mixed = self.attention.attend(heads, mask.within(self.window))
+        objects.check_type(mixed, jax.Array, f"{of_variant}: attend")
         x = self._add(x, self.attention.write(normed, mixed), "attention", first)
         if self.mlp is None:
             return x, cache
@@ -62,9 +66,6 @@ class Block(nnx.Module):
         return self._add(x, self.mlp(normed), "mlp", second), cache
 
     def _add(self, x: Array, update: Array, field: str, key: Array | None) -> Array:
-        if update.shape != x.shape:
-            raise UserError(
-                f"model.{field} = {getattr(self.config, field)!r} writes an array {update.shape}; "
-                f"return the updates of the residual stream, {x.shape}."
-            )
+        writer = f"model.{field} = {getattr(self.config, field)!r} writes"
+        objects.check_result(update, x.shape, writer, f"return the updates of the stream {x.shape}")
         return x + self.compute.dropout(update, self.config.dropout, key, RESIDUAL)

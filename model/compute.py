@@ -11,6 +11,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int
 
+from configs.errors import UserError
 from model.axes import RESIDUAL, Axes, ShardingRules
 from model.config import ModelConfig
 from model.products import lookup, multiply
@@ -59,7 +60,8 @@ class Compute:
         """Multiplies in ``dtype`` and sums in ``accumulation_dtype``, forward and backward.
 
         Args:
-          subscripts: as of ``jnp.einsum``.
+          subscripts: of two operands and the result, a letter an index; each index stands in two of
+            the three, or in all.
           x: an activation.
           w: a parameter, which is gathered over its ``embed`` axis, or another activation.
           axes: logical axes of the result; a summed axis that is sharded becomes a sum over its
@@ -83,7 +85,16 @@ class Compute:
 
         Arguments as of ``einsum``, with axes and a bias for each.
         """
-        left, right, out = re.split(",|->", subscripts)
+        subscripts = subscripts.replace(" ", "")
+        terms = re.fullmatch(r"(\w+),(\w+)->(\w*)", subscripts)
+        left, right, out = terms.groups() if terms else ("", "", "")
+        if not terms or any(
+            (i in left) + (i in right) + (i in out) < 2 for i in left + right + out
+        ):
+            raise UserError(
+                f"einsum {subscripts!r} needs two operands, a result, and each index in two of the "
+                "three, such as 'btd,df->btf'; sum over other indices before."
+            )
         gathered, results = [], []
         for w, of_result in zip(ws, axes, strict=True):
             sizes = dict(zip(left + right, x.shape + w.shape, strict=True))

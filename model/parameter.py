@@ -47,6 +47,14 @@ class Declaration:
         """Returns the length of a logical axis; 1 where the parameter does not have it."""
         return self.shape[self.axes.index(axis)] if axis in self.axes else 1
 
+    def layers(self) -> "list[Declaration]":
+        """Returns a declaration for each layer of a stack, ``path.0`` and on; else itself alone."""
+        if "layers" not in self.axes:
+            return [self]
+        rest = tuple(axis for axis in self.stacked if axis != "layers")
+        one = dataclasses.replace(self, shape=self.shape[1:], axes=self.axes[1:], stacked=rest)
+        return [dataclasses.replace(one, path=f"{self.path}.{i}") for i in range(self.shape[0])]
+
     @property
     def rows(self) -> tuple[int, ...]:
         """Dimensions that one of its matrices sums over."""
@@ -146,8 +154,10 @@ class Declare:
         """Returns how a parameter is sharded; refuses a name or axes that must be a mistake."""
         if name in self.names:
             raise UserError(f"the parameter {name} is declared twice; give one another name.")
-        if len(shape) != len(axes):
-            raise UserError(f"the parameter {name} {shape} needs an axis a dimension, not {axes}.")
+        if len(shape) != len(axes) or 0 in shape:
+            raise UserError(
+                f"the parameter {name} {shape} needs an axis a dimension, not {axes}, and none of 0."
+            )
         sharded = [field.name for field in dataclasses.fields(self.rules)]
         for axis in axes:
             near = axis and get_close_matches(axis, sharded, cutoff=0.85)
@@ -167,7 +177,18 @@ class Declare:
 
 
 def declarations(model: nnx.Module) -> list[Declaration]:
-    """Returns the declarations of a model, abstract or real, in the order of its leaves."""
+    """Returns the declarations of a model, abstract or real, in the order of its leaves.
+
+    Raises:
+      UserError: a parameter, or other array, was made otherwise.
+    """
+    made = parameters(model)
+    for path, leaf in by_name(model, lambda x: isinstance(x, nnx.Variable)).items():
+        if path not in made or not hasattr(leaf, "mapped"):
+            raise UserError(
+                f"{path} is not declared; make parameters with declare.matrix, table, gain or bias "
+                "(nnx.Linear and the like do not), and keep no other arrays in a module."
+            )
     return [
         Declaration(
             path=path,
@@ -178,7 +199,7 @@ def declarations(model: nnx.Module) -> list[Declaration]:
             stacked=param.mapped + param.stacked,
             dtype=jnp.dtype(param.dtype).name,
         )
-        for path, param in parameters(model).items()
+        for path, param in made.items()
     ]
 
 

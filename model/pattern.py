@@ -23,7 +23,8 @@ class Pattern:
 
     The two hooks are written for one query, one key and one head, and know what they are given:
     ``query.position`` and ``key.position`` in the row, ``head.index``, and the arrays below, each
-    by its own name. They use no other arrays, and may use any function of jax.
+    by its own name. No key comes after its query. They use no other arrays, and may use any function
+    of jax that has a finite slope wherever a key may come.
 
     Attributes:
       cap: logits become ``cap * tanh(logit / cap)`` first; None leaves them.
@@ -61,13 +62,15 @@ class Pattern:
             for name, x in arrays.items():
                 # Rows and heads may agree.
                 ones = [1, 1, shape[-1]] if len(shape) == 3 else shape
-                sizes = zip(x.shape, shape, ones, strict=False)
-                begins = [n in (size, one) for n, size, one in sizes]
+                found = getattr(x, "shape", ())
+                begins = [n in sizes for n, *sizes in zip(found, shape, ones, strict=False)]
                 if name in ("position", "index") or len(begins) < len(shape) or not all(begins):
                     raise UserError(
-                        f"Pattern.{side} of model.attention has an array {name} {x.shape}; its "
+                        f"Pattern.{side} of model.attention has an array {name} {found}; its "
                         f"shape must begin with {shape}, and its name not be position or index."
                     )
+        if self.cap is not None and not isinstance(self.cap, int | float):
+            raise UserError("Pattern.cap of model.attention is no number; make an array a score.")
         if self.score is None and self.visible is None:
             return self
         for hook, (function, *logit) in self._hooks().items():
@@ -176,6 +179,8 @@ def _by_arrays(function: Callable) -> Callable:
 
     def called(*arguments: Any) -> Array:
         *logit, query, key, head = arguments
+        # Keys after the query are masked, but what a hook makes of them may have no gradient.
+        key = key | dict(position=jnp.minimum(key["position"], query["position"]))
         return function(*logit, *(SimpleNamespace(**x) for x in (query, key, head)))
 
     return called

@@ -5,7 +5,6 @@ the same pass the gradients of what they were made from. No product is computed 
 """
 
 import functools
-import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -71,13 +70,21 @@ def by_name(name: str) -> Loss:
     if name == "cross_entropy":
         return cross_entropy
     function = objects.load(name, "loss", ["cross_entropy"])
-    count = len(inspect.signature(function).parameters)
-    if count not in (2, 6):
+    if not objects.refusal(function, 2):
+        return per_token(function)
+    if objects.refusal(function, 6):
         raise UserError(
-            f"loss = {name!r} takes {count} arguments; write it of (logits, label) of one token, "
+            f"loss = {name!r} takes other arguments; write it of (logits, label) of one token, "
             "or of (model, batch, weights, z_loss, key, chunk)."
         )
-    return per_token(function) if count == 2 else function
+
+    def loss(model: Transformer, batch: Batch, weights: Array, *rest: Any) -> Any:
+        result = function(model, batch, weights, *rest)
+        remedy = f"return the sum to minimise, and the cross-entropy of each token {weights.shape}"
+        objects.check_result(result, [(), weights.shape], f"loss = {name!r} returns", remedy)
+        return result
+
+    return loss
 
 
 def summed_loss(
@@ -143,11 +150,9 @@ def summed_loss(
                 whole = logits
                 if over_vocab:
                     whole = jax.lax.all_gather(logits, over_vocab, axis=1, tiled=True)
+                one = jax.eval_shape(function, whole[0, :vocab], label[0])
+                objects.check_result(one, (), "loss gives for one token", "return one number")
                 each = jax.vmap(function)
-                if (shape := jax.eval_shape(each, whole[:, :vocab], label).shape) != label.shape:
-                    raise UserError(
-                        f"loss gives an array {shape[1:]} for one token; return one number."
-                    )
                 losses, pull = jax.vjp(lambda whole: each(whole[:, :vocab], label), whole)
             total += (weight * (losses + z_loss * jnp.square(log_sum))).sum()
             if not gradients:

@@ -19,7 +19,7 @@ from configs.errors import UserError
 from model.parameter import Declaration
 from train import schedules
 from train.numbers import Numbers
-from train.transformations import Arrays, across_shards, by_layer
+from train.transformations import Arrays, across_shards, apart, by_layer
 
 DECAYED = ("matrix", "embedding", "unembedding")
 
@@ -122,7 +122,8 @@ def _adafactor(numbers: Numbers, declared: Declarations) -> optax.GradientTransf
         optax.clip_by_block_rms(1.0),
         optax.scale_by_param_block_rms(),
     )
-    return _each_layer(declared, whole)
+    layers = {name: 0 for name, d in declared.items() if "layers" in d.axes}
+    return by_layer(layers, whole) if layers else whole
 
 
 def _muon(numbers: Numbers, declared: Declarations) -> optax.GradientTransformation:
@@ -152,21 +153,19 @@ def _custom(name: str) -> Scaling:
     function = objects.load(name, "optim.name", NAMES, arguments=2)
 
     def scaling(numbers: Numbers, declared: Declarations) -> Any:
-        transformation = function(numbers, declared)
+        layers = {name: d.layers() for name, d in declared.items()}
+        transformation = function(numbers, {d.path: d for ds in layers.values() for d in ds})
         if not isinstance(transformation, optax.GradientTransformation):
             raise UserError(
                 f"optim.name = {name!r} returned {type(transformation).__name__}; return an "
                 "optax.GradientTransformation from function(numbers, declarations)."
             )
-        return _each_layer(declared, transformation)
+        stacks = {
+            n: [d.path for d in ds] for n, ds in layers.items() if "layers" in declared[n].axes
+        }
+        return apart(stacks, transformation, f"optim.name = {name!r}")
 
     return scaling
-
-
-def _each_layer(declared: Declarations, whole: optax.GradientTransformation) -> Any:
-    """Returns what sees the layers of a stack as parameters of their own."""
-    layers = {name: d.axes.index("layers") for name, d in declared.items() if "layers" in d.axes}
-    return by_layer(layers, whole) if layers else whole
 
 
 SCALINGS: dict[str, Scaling] = {

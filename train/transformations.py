@@ -4,8 +4,11 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PyTree
+
+from configs import objects
 
 Arrays = dict[str, Array]
 
@@ -39,6 +42,33 @@ def by_layer(axes: dict[str, int], inner: optax.GradientTransformation) -> Any:
         return jax.vmap(inner.update, (of, within, of), (of, within))(updates, state, arrays)
 
     return optax.GradientTransformation(init, update)
+
+
+def apart(layers: dict[str, list[str]], inner: optax.GradientTransformation, field: str) -> Any:
+    """Transforms the layers of stacks as parameters of their own; norms may then span all.
+
+    Args:
+      layers: the names of the layers of each stack, on its first axis.
+      inner: what transforms them.
+      field: of the config, that an error names.
+    """
+
+    def cut(arrays: Arrays) -> Arrays:
+        alone = {name: array for name, array in arrays.items() if name not in layers}
+        stacks = [(n, jnp.unstack(arrays[n])) for n in arrays if n in layers]
+        return alone | {n: one for s, cut in stacks for n, one in zip(layers[s], cut, strict=True)}
+
+    def update(updates: Arrays, state: PyTree, arrays: Arrays) -> tuple[Arrays, PyTree]:
+        slopes = cut(updates)
+        changed, state = inner.update(slopes, state, cut(arrays))
+        for name, slope in slopes.items():
+            objects.check_result(
+                changed.get(name), slope.shape, f"{field} gives {name}", f"return {slope.shape}"
+            )
+        stacks = {n: jnp.stack([changed[one] for one in layers[n]]) for n in layers}
+        return {name: stacks.get(name, changed.get(name)) for name in updates}, state
+
+    return optax.GradientTransformation(lambda arrays: inner.init(cut(arrays)), update)
 
 
 def across_shards(

@@ -39,8 +39,8 @@ HOOKED = [kind for kind, how in KINDS.items() if "score" in how or "visible" in 
 
 
 def score(logit, query, key, head):
-    """A change that reads all that a hook is given, differently in each."""
-    far = (query.position - key.position).astype(jnp.float32)
+    """A change that reads all that a hook is given; it has no slope at keys after the query."""
+    far = jnp.log1p((query.position - key.position).astype(jnp.float32))
     moved = logit * head.heat + query.push * key.pull - head.slope * far
     return moved + head.table[key.kind] + 0.1 * head.index
 

@@ -149,6 +149,28 @@ class Unwritten(Multihead):
         return mixed
 
 
+class Tuple(Multihead):
+    """Returns keys and values in the place of heads."""
+
+    def project(self, x, positions):
+        heads = super().project(x, positions)
+        return heads.query, heads.key, heads.value
+
+
+class Unread(Multihead):
+    """Forgets to return what heads read."""
+
+    def attend(self, heads, mask):
+        super().attend(heads, mask)
+
+
+class Hooked(Multihead):
+    """Returns a hook in the place of a pattern."""
+
+    def pattern(self, heads, mask):
+        return lambda logit, query, key, head: logit
+
+
 class OneRow(nnx.Module):
     """An MLP whose update would stretch to all rows of a batch."""
 
@@ -165,10 +187,13 @@ class OneRow(nnx.Module):
     [
         (dict(attention=f"{__name__}:Unwritten"), r"model.attention = .* \(2, 4, 7, 5\)"),
         (dict(mlp=f"{__name__}:OneRow"), r"model.mlp = .* \(1, 7, 12\)"),
+        (dict(attention=f"{__name__}:Tuple"), r"model.attention = .* project returns tuple"),
+        (dict(attention=f"{__name__}:Unread"), r"model.attention = .* attend returns NoneType"),
+        (dict(attention=f"{__name__}:Hooked"), r"model.attention: pattern returns function"),
     ],
 )
-def test_updates_of_another_shape_are_refused(fields, words):
+def test_what_a_part_must_not_return_is_refused(fields, words):
     config = small.config(**fields)
     tokens = jax.ShapeDtypeStruct((2, 7), jnp.int32)
-    with pytest.raises(UserError, match=rf"{words}; return .*\(2, 7, 12\)"):
+    with pytest.raises(UserError, match=rf"{words}; return "):
         jax.eval_shape(lambda model, tokens: model(tokens), small.abstract(config), tokens)

@@ -5,9 +5,11 @@ import math
 import jax
 import numpy as np
 import pytest
+from flax import nnx
 
 from configs.errors import UserError
 from model.axes import ShardingRules
+from model.mlp import MLP
 from model.parameter import Declare, declarations, parameters
 from model.transformer import Transformer
 from tests.model import reference, small
@@ -189,3 +191,18 @@ def test_a_declaration_that_must_be_a_mistake_is_refused(second, axes, words):
     declare.inside("part").gain("first", (4,), ("heads",))
     with pytest.raises(UserError, match=f"the parameter {second}.* {words}"):
         declare.bias(second, (4,), axes)
+    with pytest.raises(UserError, match=r"the parameter none \(4, 0\) .* and none of 0"):
+        declare.gain("none", (4, 0), ("heads", "width"))
+
+
+class Undeclared(MLP):
+    """Makes its parameters by Flax's own layers."""
+
+    def __init__(self, config, declare, compute):
+        super().__init__(config, declare, compute)
+        self.more = nnx.Linear(config.embed_dim, 3, rngs=nnx.Rngs(0))
+
+
+def test_parameters_that_are_not_declared_are_refused():
+    with pytest.raises(UserError, match=r"blocks.0.mlp.more.\w+ is not declared; make .*matrix"):
+        declarations(small.abstract(small.config(mlp=f"{__name__}:Undeclared")))

@@ -146,6 +146,9 @@ def test_a_running_sum_is_of_what_a_row_holds():
         ),
         (dict(query=dict(position=jnp.ones((BATCH, 1, LENGTH)))), "not be position"),
         (dict(sink=jnp.ones(2)), "begin with .4,."),
+        (dict(sink=0.5), "begin with .4,."),
+        (dict(head=dict(slope=[1.0] * HEADS)), r"array slope \(\)"),
+        (dict(cap=jnp.float32(3)), "is no number; make an array a score"),
     ],
 )
 def test_a_pattern_that_cannot_be_says_why(changes, words):

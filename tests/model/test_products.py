@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from configs.errors import UserError
 from model.axes import TOKENS, ShardingRules
 from model.compute import Compute
 from model.devices import choice, cpu, plain
@@ -148,3 +149,22 @@ def test_a_rows_gradient_is_summed_in_float32(sizes):
     expected = np.zeros((4, 8))
     expected[1] = 4096
     np.testing.assert_array_equal(np.asarray(found, np.float32), expected)
+
+
+@pytest.mark.parametrize(
+    "subscripts", ["btd,dhk", "...d,df->...f", "btd,df->bt", "bt,d->td", "b,t,d->btd", "bd->b"]
+)
+def test_subscripts_that_are_no_product_are_refused(subscripts):
+    compute = Compute("float32", "float32", ShardingRules())
+    with pytest.raises(UserError, match="einsum .* each index in two of the three"):
+        compute.einsum(subscripts, jnp.ones((2, 3, 4)), jnp.ones((4, 5)), axes=(None,) * 3)
+
+
+def test_subscripts_may_have_spaces():
+    compute, x, w = (
+        Compute("float32", "float32", ShardingRules()),
+        jnp.ones((2, 3)),
+        jnp.ones((3, 5)),
+    )
+    found = compute.einsum("b d, d f -> b f", x, w, axes=(None, None))
+    np.testing.assert_allclose(found, x @ w)

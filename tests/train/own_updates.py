@@ -50,6 +50,19 @@ def trusted(numbers, declarations):
     return optax.scale_by_trust_ratio()
 
 
+def spanning(numbers, declarations):
+    """A norm of all parameters together, and a state that is not finite-proof without it."""
+    del declarations
+    clipped = optax.chain(optax.clip_by_global_norm(0.5), optax.trace(numbers.b1))
+    return optax.apply_if_finite(clipped, 3)
+
+
+def shortened(numbers, declarations):
+    """Forgets the last parameter."""
+    del numbers, declarations
+    return optax.stateless(lambda updates, _: dict(list(updates.items())[:-1]))
+
+
 def lonely(numbers):
     """Takes too little."""
     return optax.trace(numbers.b1)

@@ -161,9 +161,17 @@ def test_a_loss_that_is_none_is_refused():
         loss.by_name("cross_entropi")
     with pytest.raises(UserError, match="loss = 'no.such:thing' cannot be imported"):
         loss.by_name("no.such:thing")
-    with pytest.raises(UserError, match="loss = .*:lonely' takes 1 arguments"):
-        loss.by_name("tests.train.own_losses:lonely")
+    for name in ("tests.train.own_losses:lonely", "math:log"):
+        with pytest.raises(UserError, match=f"loss = '{name}' takes other arguments; write it of"):
+            loss.by_name(name)
     model, _, labels, weights = drawn()
-    long = loss.by_name("tests.train.own_losses:long")
-    with pytest.raises(UserError, match=r"loss gives an array \(11,\) for one token"):
-        long(model, Batch(labels, labels, weights > 0), weights, jnp.float32(0), None, 5)
+    arguments = model, Batch(labels, labels, weights > 0), weights, jnp.float32(0), None, 5
+    for name, words in {
+        "long": r"gives for one token \(11,\); return one number",
+        "several": r"gives for one token .*'int32'",
+        "whole": "gives for one token int32",
+        "alone": r"returns \(\); return the sum to minimise",
+        "unsummed": r"returns \[\(4, 6\), \(4, 6\)\]; return the sum",
+    }.items():
+        with pytest.raises(UserError, match=f"loss .*{words}"):
+            loss.by_name(f"tests.train.own_losses:{name}")(*arguments)

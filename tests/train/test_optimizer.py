@@ -204,9 +204,25 @@ def test_an_optimizer_of_one_s_own_sees_each_layer_alone():
         np.testing.assert_allclose(after["stack"][layer], expected, rtol=0, atol=1e-6)
 
 
+def test_an_optimizer_of_one_s_own_may_span_all_parameters():
+    shapes = SHAPES | {"stack": (3, 6, 4)}
+    given = numbers(learning_rate=0.02, b1=0.6, weight_decay=0.0, clip=0.0)
+    found = updated(f"{own_updates.__name__}:spanning", given, shapes)
+
+    arrays, memory = drawn(shapes, 0), dict.fromkeys(shapes, 0.0)
+    for step in range(STEPS):
+        slopes = drawn(shapes, 1 + step)
+        norm = np.sqrt(sum((slope.astype(float) ** 2).sum() for slope in slopes.values()))
+        for name, slope in slopes.items():
+            memory[name] = 0.6 * memory[name] + slope * min(1, 0.5 / norm)
+            arrays[name] = arrays[name] - 0.02 * memory[name]
+    assert_close(found, arrays, rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("function", "sentence"),
     [
+        ("shortened", r"gives b NoneType; return \(4,\)"),
         ("missing", "cannot be imported .AttributeError"),
         ("number", "cannot be called; name a class or a function"),
         ("nothing", "returned NoneType; return an optax.GradientTransformation"),
