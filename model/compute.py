@@ -25,17 +25,11 @@ PRODUCT = "product"
 
 @dataclasses.dataclass(frozen=True)
 class Compute:
-    """The arithmetic that all modules share.
+    """The arithmetic that all modules share."""
 
-    Attributes:
-      dtype: of activations and of operands of matrix products.
-      accumulation_dtype: of sums, softmax and norms.
-      rules: maps logical axes to mesh axes.
-    """
-
-    dtype: str
-    accumulation_dtype: str
-    rules: ShardingRules
+    dtype: str  # of activations and of operands of matrix products
+    accumulation_dtype: str  # of sums, softmax and norms
+    rules: ShardingRules  # maps logical axes to mesh axes
 
     @classmethod
     def of(cls, config: ModelConfig, rules: ShardingRules) -> "Compute":

@@ -20,25 +20,17 @@ NEVER = 2**30
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Mask:
-    """A causal mask, perhaps within a window and within documents.
+    """A causal mask, perhaps within a window and within documents."""
 
-    Attributes:
-      query_position: of each query in its row, [B, T]; [1, T] where all rows agree.
-      key_position: of each key, [B, S]; [1, S] where all rows agree.
-      query_segment: document of each query, [B, T], or None where all is one document.
-      key_segment: document of each key, [B, S], or None.
-      window: keys that a query sees, its own included; None sees all before it.
-      in_order: query i and key i stand at position i, so that keys after i are not seen.
-      slot: of the cache that the first query's own key takes, when decoding.
-    """
-
-    query_position: Int[Array, "b T"]
-    key_position: Int[Array, "c S"]
-    query_segment: Int[Array, "B T"] | None = None
+    query_position: Int[Array, "b T"]  # of each query in its row; b is 1 where all rows agree
+    key_position: Int[Array, "c S"]  # of each key in its row; c is 1 where all rows agree
+    query_segment: Int[Array, "B T"] | None = None  # document; None where all is one
     key_segment: Int[Array, "B S"] | None = None
+    # Keys that a query sees, its own included; None sees all before it.
     window: int | None = dataclasses.field(default=None, metadata=dict(static=True))
+    # Query i and key i stand at position i, so that keys after i are not seen.
     in_order: bool = dataclasses.field(default=False, metadata=dict(static=True))
-    slot: Int[Array, ""] | None = None
+    slot: Int[Array, ""] | None = None  # of a cache, that the first query's own key takes
 
     def visible(self) -> Bool[Array, "b 1 T S"]:
         """Returns where a query sees a key."""

@@ -156,7 +156,7 @@ class Declare:
             raise UserError(f"the parameter {name} is declared twice; give one another name.")
         if len(shape) != len(axes) or 0 in shape:
             raise UserError(
-                f"the parameter {name} {shape} needs an axis a dimension, not {axes}, and none of 0."
+                f"the parameter {name} {shape} needs an axis for each dimension, none of size 0."
             )
         sharded = [field.name for field in dataclasses.fields(self.rules)]
         for axis in axes:

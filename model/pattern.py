@@ -23,8 +23,8 @@ class Pattern:
 
     The two hooks are written for one query, one key and one head, and know what they are given:
     ``query.position`` and ``key.position`` in the row, ``head.index``, and the arrays below, each
-    by its own name. No key comes after its query. They use no other arrays, and may use any function
-    of jax that has a finite slope wherever a key may come.
+    by its own name. No key comes after its query. They use no other arrays, and may use any
+    function of jax that has a finite slope there.
 
     Attributes:
       cap: logits become ``cap * tanh(logit / cap)`` first; None leaves them.

@@ -37,19 +37,12 @@ from train.step import TrainState, all_finite, init_state, make_optimizer, make_
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """How a run ended.
+    """How a run ended."""
 
-    Attributes:
-      step: steps taken in all.
-      loss: of the last step of this session in nats a token; NaN where it took none.
-      evaluation: of the last evaluation.
-      signal: that asked it to end, or None; it may have come too late to end it early.
-    """
-
-    step: int
-    loss: float
-    evaluation: dict[str, float]
-    signal: int | None
+    step: int  # steps taken in all
+    loss: float  # of the last step of this session in nats a token; NaN where it took none
+    evaluation: dict[str, float]  # of the last evaluation
+    signal: int | None  # that asked it to end; it may have come too late to end it early
 
 
 def train(config: ConfigDict, workdir: Path, console: Console | None = None) -> Outcome:

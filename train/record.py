@@ -8,12 +8,12 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from configs.chips import peak_flops
 from configs.errors import UserError
 from model.config import ModelConfig
 from model.tally import tally
 from train.calls import due
 from train.metrics import Metrics
-from train.peaks import peak_flops
 from train.progress import RunProgress, clock
 from train.step import METRICS
 

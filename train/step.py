@@ -24,21 +24,13 @@ from train.schedules import multiplier
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-    """All that a step changes.
+    """All that a step changes."""
 
-    Attributes:
-      step: steps taken.
-      model: the network.
-      optimizer: what each part of the update keeps, by the part's name.
-      master: float32 weights behind parameters of a narrower dtype, by name; may be empty.
-      ema: the exponential moving average of the parameters in float32, by name; may be empty.
-    """
-
-    step: Int[Array, ""]
+    step: Int[Array, ""]  # steps taken
     model: Transformer
-    optimizer: dict[str, Any]
-    master: dict[str, Array]
-    ema: dict[str, Array]
+    optimizer: dict[str, Any]  # what each part of the update keeps, by the part's name
+    master: dict[str, Array]  # float32 weights behind narrower parameters, by name; may be empty
+    ema: dict[str, Array]  # moving average of the parameters, in float32, by name; may be empty
 
 
 METRICS = ("loss", "grad_norm", "learning_rate")

@@ -182,7 +182,7 @@ def test_what_contracts_heads_may_be_a_matrix_or_a_stack():
     [
         ("first", ("heads",), "declared twice"),
         ("second", ("head",), "axis 'head' .*mean 'heads'"),
-        ("second", ("heads", "embed"), "an axis a dimension"),
+        ("second", ("heads", "embed"), "for each dimension"),
     ],
 )
 def test_a_declaration_that_must_be_a_mistake_is_refused(second, axes, words):
@@ -191,7 +191,7 @@ def test_a_declaration_that_must_be_a_mistake_is_refused(second, axes, words):
     declare.inside("part").gain("first", (4,), ("heads",))
     with pytest.raises(UserError, match=f"the parameter {second}.* {words}"):
         declare.bias(second, (4,), axes)
-    with pytest.raises(UserError, match=r"the parameter none \(4, 0\) .* and none of 0"):
+    with pytest.raises(UserError, match=r"the parameter none \(4, 0\) .* none of size 0"):
         declare.gain("none", (4, 0), ("heads", "width"))
 
 
