@@ -84,6 +84,11 @@ def check(config: ConfigDict) -> None:
             f"optim.accumulate = {config.optim.accumulate} does not divide batch_size = "
             f"{config.batch_size}; choose a divisor."
         )
+    if config.log.profile and config.log.profile[1] > config.steps:
+        raise UserError(
+            f"config.log.profile = {config.log.profile} ends after config.steps = {config.steps}; "
+            "name steps of the run."
+        )
 
 
 def check_fields(config: ConfigDict) -> None:

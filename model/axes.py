@@ -129,7 +129,9 @@ def make_mesh(sizes: dict[str, int], field: str = "config.mesh") -> Mesh:
     elif jax.process_count() > 1 and count != len(devices):
         wrong = f"uses {count} of {len(devices)} devices, but every process needs a share"
     if wrong:
-        raise UserError(f"{field} ({written}) {wrong}; change a size of {field}.")
+        host = "--host_devices" if field == "--mesh" else "config.host_devices"
+        more = f", or split the CPU by {host}" if devices[0].platform == "cpu" else ""
+        raise UserError(f"{field} ({written}) {wrong}; change a size of {field}{more}.")
     types = (AxisType.Explicit,) * len(MESH_AXES)
     return jax.make_mesh(filled, MESH_AXES, axis_types=types, devices=devices[:count])
 
