@@ -84,9 +84,9 @@ def check(config: ConfigDict) -> None:
             f"optim.accumulate = {config.optim.accumulate} does not divide batch_size = "
             f"{config.batch_size}; choose a divisor."
         )
-    if config.log.profile and config.log.profile[1] > config.steps:
+    if config.log.profile and config.log.profile[0] > config.steps:
         raise UserError(
-            f"config.log.profile = {config.log.profile} ends after config.steps = {config.steps}; "
+            f"log.profile = {config.log.profile} begins after steps = {config.steps}; "
             "name steps of the run."
         )
 

@@ -45,7 +45,7 @@ REFUSED = [
     ("optim.warmup_steps", -1, "optim.warmup_steps = -1 must be at least 0."),
     ("optim.final_fraction", 1.5, "optim.final_fraction = 1.5 must lie between 0 and 1."),
     ("optim.decay_fraction", -0.5, "optim.decay_fraction = -0.5 must"),
-    ("log.profile", (1, 1_001), "log.profile = .* ends after config.steps = 1000"),
+    ("log.profile", (1_001, 1_002), "log.profile = .* begins after steps = 1000"),
     ("optim.accumulate", 3, "optim.accumulate = 3 does not divide batch_size = 32"),
     *(
         ("log.profile", steps, "log.profile = .* must be a first and a last step")

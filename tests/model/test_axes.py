@@ -42,7 +42,10 @@ def test_a_mesh_may_leave_devices_idle():
         (dict(fsdp=-2), "fsdp=-2 .*must hold positive sizes"),
         (dict(fsdp=-1, heads=-1), "at most one of them -1"),
         (dict(fsdp=-1, heads=3), "heads=3 .*does not divide 8 devices"),
-        (dict(heads=16), "needs 16 devices and there are 8; change a size .*by config.host_devices"),
+        (
+            dict(heads=16),
+            "needs 16 devices and there are 8; change a size .*by config.host_devices",
+        ),
     ],
 )
 def test_a_mesh_that_does_not_fit_is_refused(changes, sentence):
