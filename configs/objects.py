@@ -14,6 +14,7 @@ def load(
     builtin: Iterable[str] = (),
     arguments: int | None = None,
     kinds: Mapping[str, type] | None = None,
+    methods: Mapping[str, int] | None = None,
 ) -> Any:
     """Returns the class or function that a field names as "module:name".
 
@@ -23,6 +24,7 @@ def load(
       builtin: the other values that the field takes, for errors.
       arguments: how many a function, or the constructor of a class, must take; None: any.
       kinds: what a class must be, by words for errors.
+      methods: what it must have, by name, and with how many arguments each is called.
 
     Raises:
       UserError: there is no such module, or nothing of that name in it that can be used.
@@ -46,6 +48,14 @@ def load(
     for words, kind in (kinds or {}).items():
         if not (isinstance(loaded, type) and issubclass(loaded, kind)):
             raise UserError(f"{field} = {text!r} is no {words}; derive it from a class that is.")
+    for method, count in (methods or {}).items():
+        if not any(method in vars(kind) for kind in loaded.__mro__):
+            raise UserError(f"{field} = {text!r} has no {method}; write it, of {count} arguments.")
+        if reason := refusal(getattr(loaded, method), 1 + count):
+            raise UserError(
+                f"{field} = {text!r}: {method} is called with {count} arguments ({reason}); "
+                "take them."
+            )
     if arguments is not None and (reason := refusal(loaded, arguments)):
         raise UserError(
             f"{field} = {text!r} is called with {arguments} arguments ({reason}); take them."

@@ -1,7 +1,7 @@
 """The attention head, and the three parts that an attention variant may replace one by one."""
 
 import dataclasses
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 from flax import nnx
 from jaxtyping import Array, Float, Int
@@ -19,7 +19,6 @@ from model.pattern import Pattern
 from model.positions import rotate
 
 
-@runtime_checkable
 class Attention(Protocol):
     """What a block asks of an attention variant: three functions, with a cache after the first.
 
@@ -161,10 +160,6 @@ class Multihead(nnx.Module):
         return self.compute.einsum(subscripts, mixed, matrix, axes=RESIDUAL, bias=bias)
 
 
-# What a variant must be, for one that is not.
-_KINDS = {"nnx.Module": nnx.Module, "Attention with project, attend and write": Attention}
-
-
 def variant(name: str) -> Any:
     """Returns the class of an attention variant, which keeps the interface of ``Attention``.
 
@@ -174,5 +169,8 @@ def variant(name: str) -> Any:
     Raises:
       UserError: there is no such variant.
     """
-    own = name != "multihead"
-    return objects.load(name, "model.attention", ["multihead"], 3, _KINDS) if own else Multihead
+    if name == "multihead":
+        return Multihead
+    parts = dict(project=2, attend=2, write=2)
+    kinds = {"nnx.Module": nnx.Module}
+    return objects.load(name, "model.attention", ["multihead"], 3, kinds, parts)

@@ -55,8 +55,9 @@ class Mask:
         the sum over the tokens between.
 
         Args:
-          x: of each key, for each head or for all (h = 1); summed in its type.
+          x: of each key, for each head or for all (h = 1); summed in float32.
         """
+        x = x.astype(jnp.float32)
         if (spec := spec_of(x)) is not None:
             x = jax.sharding.reshard(x, PartitionSpec(*spec[:2], None))
         taken = self.key_position[:, None] != NEVER

@@ -65,5 +65,6 @@ def mlp(name: str) -> Any:
     Raises:
       UserError: there is no such class.
     """
-    kinds = {"nnx.Module": nnx.Module}
-    return objects.load(name, "model.mlp", (), 3, kinds) if ":" in name else MLP
+    if ":" not in name:
+        return MLP
+    return objects.load(name, "model.mlp", (), 3, {"nnx.Module": nnx.Module}, {"__call__": 1})

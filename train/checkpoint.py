@@ -110,8 +110,9 @@ class Checkpoints:
             optimizer = latest.load(OPTIMIZER, optimizer, mesh)
         master = optimizer.pop(MASTER)
         # A run that had no average before begins it at its parameters.
-        averaged = EMA if latest.holds(EMA) else MODEL
-        ema = latest.load(averaged, abstract.ema, mesh) if abstract.ema else {}
+        begun = latest.holds(EMA) or not abstract.ema
+        ema = abstract.ema and latest.load(EMA if begun else MODEL, abstract.ema, mesh)
+        ema = ema if begun else ema | jax.tree.map(jax.numpy.copy, master)
         step = jax.device_put(jax.numpy.int32(latest.step), jax.NamedSharding(mesh, jax.P()))
         return TrainState(step, with_arrays(abstract.model, model), optimizer, master, ema)
 

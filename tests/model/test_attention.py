@@ -104,7 +104,7 @@ def test_variant_by_name():
         ("multihaed", "model.attention = 'multihaed' .*mean 'multihead'"),
         ("no.such.module:Class", "model.attention = .* cannot be imported"),
         ("model.attention:Missing", "model.attention = .* cannot be imported"),
-        ("model.norms:Norm", "model.attention = .* is no Attention with project, attend and write"),
+        ("model.norms:Norm", "model.attention = .* has no project; write it, of 2"),
         ("json:JSONDecoder", "model.attention = .* is no nnx.Module"),
     ],
 )

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from configs.errors import UserError
 from model.axes import TOKENS, ShardingRules
@@ -81,11 +82,27 @@ def test_an_mlp_of_ones_own_is_sharded_and_counted():
     assert tally(config, 7).mlp_block == 4 * 2 * 16 * 8 + 16 * 4
 
 
+class Silent(nnx.Module):
+    """Has nothing to call."""
+
+    def __init__(self, config, declare, compute):
+        """Declares nothing."""
+
+
+class Asking(Silent):
+    """Asks for more than the residual."""
+
+    def __call__(self, x, y):
+        return x + y
+
+
 def test_an_mlp_that_is_none_is_refused():
     for name, words in (
         ("gelu", "model.mlp cannot be 'gelu'"),
         ("json:dumps", "model.mlp = 'json:dumps' is no nnx.Module"),
         ("flax.nnx:Linear", "model.mlp = 'flax.nnx:Linear' is called with 3 arguments .too many"),
+        (f"{__name__}:Silent", "model.mlp = .*:Silent' has no __call__; write it"),
+        (f"{__name__}:Asking", "model.mlp = .*:Asking': __call__ is called with 1 arguments"),
         ("no.such:Class", "model.mlp = 'no.such:Class' cannot be imported"),
     ):
         with pytest.raises(UserError, match=words):

@@ -128,6 +128,10 @@ def test_a_running_sum_is_of_what_a_row_holds():
     there = np.where(np.asarray(position)[:, None] == NEVER, 0, x).cumsum(-1)
     np.testing.assert_allclose(at_key, there, rtol=1e-6)
     np.testing.assert_allclose(at_query, there[:, :, 3:5], rtol=1e-6)
+    # A thousand gates of 16 bits: their sum has more digits than they.
+    gates = jnp.full((1, 1, 1024), 0.1875, jnp.bfloat16)
+    found, _ = causal(1024, None, COMPUTE).running_sum(gates)
+    np.testing.assert_array_equal(found[0, 0], 0.1875 * np.arange(1, 1025))
 
 
 @pytest.mark.parametrize(

@@ -115,6 +115,24 @@ def test_a_step_without_an_average_begins_one_and_says_that_it_has_none(run, tmp
     assert check_workdir(tmp_path, tiny.config({"optim.ema": 0.5})) == {"optim.ema": (0.0, 0.5)}
 
 
+def test_an_average_begins_at_the_master_weights(run, tmp_path):
+    changes = {
+        "optim.master_weights": True,
+        "model.param_dtype": "bfloat16",
+        "model.num_layers": 1,
+        "model.mlp": "none",
+    }
+    stepper = tiny.Stepper(tiny.config(changes), tiny.mesh())
+    state, _ = stepper.call(stepper.start(), 1)
+    checkpoints = Checkpoints(tmp_path, stepper.config, None)
+    checkpoints.save(state, 1)
+    checkpoints.wait()
+    found = restore(run, tmp_path, changes | {"optim.ema": 0.5})
+    tiny.assert_equal(
+        *({n: np.asarray(a) for n, a in t.items()} for t in (found.ema, state.master))
+    )
+
+
 def test_a_run_without_steps_starts_anew(run, tmp_path):
     assert restore(run, tmp_path) is None
 
