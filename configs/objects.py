@@ -41,7 +41,7 @@ def load(
     except Exception as error:  # a user's module may raise anything
         raise UserError(
             f"{field} = {text!r} cannot be imported ({type(error).__name__}: {error}); "
-            "name a module on the Python path and a name in it."
+            "name a module and a name in it, and run from its folder or set PYTHONPATH."
         ) from error
     if not callable(loaded):
         raise UserError(f"{field} = {text!r} cannot be called; name a class or a function.")

@@ -48,6 +48,12 @@ class ShardingRules:
         its mesh axes do not divide (grouped key/value heads, or a batch of one prompt). It is None
         where no mesh is set, or each shard is computed by itself.
         """
+        taken = [m for axis in axes for m in getattr(self, axis or "", ())]
+        if twice := {m for m in taken if taken.count(m) > 1}:
+            raise UserError(
+                f"the axes {axes} of an array split two dimensions over mesh.{twice.pop()}; write "
+                "None for one of them, as for the width of activations."
+            )
         mesh = jax.sharding.get_abstract_mesh()
         if mesh.empty or mesh.are_all_axes_manual:
             return None

@@ -68,4 +68,5 @@ class Block(nnx.Module):
     def _add(self, x: Array, update: Array, field: str, key: Array | None) -> Array:
         writer = f"model.{field} = {getattr(self.config, field)!r} writes"
         objects.check_result(update, x.shape, writer, f"return the updates of the stream {x.shape}")
-        return x + self.compute.dropout(update, self.config.dropout, key, RESIDUAL)
+        update = self.compute.dropout(update.astype(x.dtype), self.config.dropout, key, RESIDUAL)
+        return x + update

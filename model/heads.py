@@ -26,10 +26,12 @@ class Heads:
         """Returns the same with more arrays that each key has, named but "key" and "value"."""
         for name in {"key", "value"} & {*arrays}:
             raise UserError(f"with_keys: {name!r} is taken, by the keys and values; name it else.")
+        _check("with_keys", arrays, self.key)
         return dataclasses.replace(self, by_key={**self.by_key, **arrays})
 
     def with_queries(self, **arrays: Float[Array, "B h T ..."]) -> "Heads":
         """Returns the same with more arrays that each query has."""
+        _check("with_queries", arrays, self.query)
         return dataclasses.replace(self, by_query={**self.by_query, **arrays})
 
     @property
@@ -42,3 +44,12 @@ class Heads:
         more = dict(arrays)
         key, value = more.pop("key"), more.pop("value")
         return dataclasses.replace(self, key=key, value=value, by_key=more)
+
+
+def _check(function: str, arrays: dict[str, Array], like: Array) -> None:
+    """Checks that arrays have the rows and tokens of queries or keys."""
+    rows, _, tokens, _ = like.shape
+    for name, x in arrays.items():
+        if x.ndim < 3 or (x.shape[0], x.shape[2]) != (rows, tokens):
+            shape = f"({rows}, heads or 1, {tokens})"
+            raise UserError(f"{function}: {name} {x.shape} must have a shape that begins {shape}.")

@@ -164,7 +164,7 @@ class Declare:
             if axis and near and axis not in sharded:
                 raise UserError(
                     f"the parameter {name} has an axis {axis!r}{nearest(axis, sharded)} that "
-                    "nothing shards; write an axis of model.axes.ShardingRules, or another name."
+                    f"nothing shards; write one of {', '.join(sharded)}, or a name unlike these."
                 )
         self.names.add(name)
         return self.rules.spec(axes, shape)

@@ -135,7 +135,10 @@ class Transformer(nnx.Module):
         tokens = jax.ShapeDtypeStruct(shape, jnp.int32, sharding=spec)
         segments = tokens if documents else None
         with choice.recorded() as names:
-            jax.eval_shape(Transformer.last_residual, self, tokens, None, segments)
+            # A function of its own each time, since jax remembers what it traced.
+            jax.eval_shape(
+                lambda *arrays: Transformer.last_residual(*arrays), self, tokens, None, segments
+            )
         if not names:
             return f"attention: {self.config.attention} computes its own pattern"
         auto = f" (auto, for {length} tokens on a {platform()})"
@@ -164,7 +167,8 @@ class Transformer(nnx.Module):
           cache: from ``empty_cache`` or an earlier call. What its slots held is overwritten.
           apart: ``layers.unstacked`` blocks, where layers are not scanned; cut here when None.
         """
-        cache = cache.hold(self.compute.reshard(index, ("batch", None)), slot)
+        tokens, index = (self.compute.reshard(a, ("batch", None)) for a in (tokens, index))
+        cache = cache.hold(index, slot)
         index = jnp.maximum(index, 0)
         mask = masks.Mask(index, cache.position, slot=slot)
         x = self._embed(tokens, index)

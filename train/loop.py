@@ -135,11 +135,11 @@ def _run(
             evaluation = measure(over)
         for call, batch in batches:
             state, values = traced.take(call, step, state, batch, jnp.int32(len(call)), numbers)
-            if in_turn:
-                jax.block_until_ready(values)
-            # The values of the call before are read while this one computes.
-            record.write()
+            if not in_turn:
+                record.write()  # the values of the call before, while this one computes
             record.pending = (call, values)
+            if in_turn:
+                record.write()
             taken = call.stop
             stopped = interrupt.signal  # read once: one that comes later is for the next call
             last = taken == config.steps

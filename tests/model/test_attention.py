@@ -13,6 +13,7 @@ from model.attention import Multihead, variant
 from model.backends import choice
 from model.devices import choice as devices
 from model.heads import Heads
+from model.mlp import MLP
 from model.pattern import Pattern
 from model.transformer import Transformer
 from tests.model import reference, small
@@ -142,6 +143,12 @@ def test_auto_goes_by_device_and_shape(monkeypatch, device, queries, keys, expec
     assert taken("auto", queries, keys) == expected
 
 
+def test_each_run_of_a_process_says_its_backend():
+    model = small.abstract(small.config())
+    lines = [model.attention_line(2, 7) for _ in range(2)]
+    assert lines == ["attention: pieces (auto, for 7 tokens on a cpu)"] * 2
+
+
 class Unwritten(Multihead):
     """Returns what heads read in the place of updates."""
 
@@ -180,6 +187,23 @@ class OneRow(nnx.Module):
     def __call__(self, x):
         """Returns the first row."""
         return x[:1]
+
+
+class Wide(MLP):
+    """Gives its updates in the type of sums."""
+
+    def __call__(self, x):
+        return super().__call__(x).astype(jnp.float32)
+
+
+@pytest.mark.parametrize("scan", [False, True])
+def test_the_residual_keeps_its_type_whatever_updates_have(scan):
+    config = small.config(mlp=f"{__name__}:Wide", dtype="bfloat16", scan_layers=scan)
+    tokens = jax.ShapeDtypeStruct((2, 7), jnp.int32)
+    residual = jax.eval_shape(
+        lambda model, tokens: model.last_residual(tokens), small.abstract(config), tokens
+    )
+    assert residual.dtype == jnp.bfloat16
 
 
 @pytest.mark.parametrize(

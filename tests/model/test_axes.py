@@ -53,6 +53,11 @@ def test_a_mesh_that_does_not_fit_is_refused(changes, sentence):
         make_mesh(sizes(**changes))
 
 
+def test_two_dimensions_over_one_mesh_axis_are_refused_on_any_mesh():
+    with pytest.raises(UserError, match=r"split two dimensions over mesh.fsdp; write None"):
+        ShardingRules().spec(("batch", "length", "embed"))
+
+
 def test_many_processes_need_every_device(monkeypatch):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     with pytest.raises(UserError, match=r"config.mesh .* uses 4 of 8 devices"):

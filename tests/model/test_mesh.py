@@ -192,9 +192,7 @@ def test_decoding_on_a_mesh_equals_the_forward_pass(name):
         every = np.broadcast_to(np.arange(LENGTH, dtype=np.int32), tokens.shape)
         for here in (slice(0, 5), slice(5, 6)):
             slot = np.int32(here.start)
-            logits, cache = decode(
-                model, split(tokens[:, here]), split(every[:, here]), slot, cache
-            )
+            logits, cache = decode(model, tokens[:, here], every[:, here], slot, cache)
             found = np.asarray(logits)[..., : CONFIGS[name].vocab_size]
             np.testing.assert_allclose(found, expected[:, here], rtol=0, atol=1e-5)
 

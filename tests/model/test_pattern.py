@@ -177,6 +177,15 @@ def test_names_of_keys_and_values_are_taken():
         heads.with_keys(value=jnp.ones((1, 2, 3)))
 
 
+def test_arrays_of_queries_and_keys_have_their_rows_and_tokens():
+    heads = Heads(*(jnp.ones((1, 2, 3, 4)) for _ in range(3)))
+    assert heads.with_keys(gate=jnp.ones((1, 1, 3))).remembered["gate"].shape == (1, 1, 3)
+    for function in (heads.with_keys, heads.with_queries):
+        for shape in ((1, 3), (1, 2, 4), (2, 2, 3)):
+            with pytest.raises(UserError, match=r"gate .* begins \(1, heads or 1, 3\)"):
+                function(gate=jnp.ones(shape))
+
+
 def test_a_running_sum_goes_over_a_sequence_that_is_split():
     x = np.random.default_rng(0).standard_normal((2, 4, 8)).astype(np.float32)
     with jax.set_mesh(small.mesh(dict(context=4, heads=2))):

@@ -5,12 +5,14 @@ import functools
 import jax
 import numpy as np
 import pytest
+from rich.console import Console
 
 from configs.errors import UserError
 from model.axes import check_mesh
 from tests.train import tiny
+from train import loop, record
 from train.checkpoint import Checkpoints
-from train.step import init_state, make_optimizer
+from train.step import init_state, make_optimizer, make_step
 
 MESHES = {
     "fsdp 8": dict(fsdp=8),
@@ -84,6 +86,39 @@ def restored_on(mesh, workdir):
         assert found.sharding.is_equivalent_to(like.sharding, found.ndim)
         assert found.dtype == like.dtype
     return state
+
+
+def test_each_call_of_forced_host_devices_is_recorded_before_the_next(tmp_path, monkeypatch):
+    """Its rate is then of its own time."""
+    order = []
+
+    class Watched(record.Record):
+        def write(self):
+            if self.pending is not None:
+                order.append(f"wrote {self.pending[0].stop}")
+            super().write()
+
+    def watched(*arguments):
+        step = make_step(*arguments)
+
+        def call(*arguments):
+            order.append("step")
+            return step(*arguments)
+
+        return call
+
+    monkeypatch.setattr(loop, "Record", Watched)
+    monkeypatch.setattr(loop, "make_step", watched)
+    fields = {
+        "steps": 4,
+        "steps_per_call": 1,
+        "log.eval_every": 2,
+        "log.eval_batches": 1,
+        "mesh.fsdp": 2,
+    }
+    config = tiny.config(fields | {"model.num_layers": 1, "model.mlp": "none"})
+    loop.train(config, tmp_path, Console(quiet=True))
+    assert order == [word for n in range(1, 5) for word in ("step", f"wrote {n}")]
 
 
 def test_a_checkpoint_goes_on_on_other_meshes(tmp_path):
