@@ -96,7 +96,7 @@ def train_step(
       batch: of this step.
       numbers: may be traced; whatever they are, the same program runs.
       optimizer: whose chain makes the update.
-      config: whole; its seed, ``optim.accumulate`` and ``loss_chunk`` are part of the program.
+      config: whole; its seed, losses and ``optim.accumulate`` are part of the program.
 
     Returns:
       The state, and ``loss`` (nats a token), ``grad_norm`` (before clipping), ``learning_rate``.
