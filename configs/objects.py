@@ -38,7 +38,7 @@ def load(
         )
     try:
         loaded = getattr(importlib.import_module(module), name)
-    except Exception as error:  # a user's module may raise anything
+    except (Exception, SystemExit) as error:  # a user's module may raise anything
         raise UserError(
             f"{field} = {text!r} cannot be imported ({type(error).__name__}: {error}); "
             "name a module and a name in it, and run from its folder or set PYTHONPATH."

@@ -22,12 +22,16 @@ RANGES: tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...] = (
         ),
     ),
     (
+        "be at least 1 and below 2**29: a square matrix of that width would take an exabyte",
+        lambda value: 1 <= value < 2**29,
+        ("model.embed_dim",),
+    ),
+    (
         "be at least 1 and below 2**31",
         lambda value: 1 <= value < 2**31,
         (
-            *("model.embed_dim", "model.num_layers", "model.num_heads", "model.num_kv_heads"),
-            *("model.head_dim", "model.value_dim", "model.mlp_dim", "model.vocab_size"),
-            "model.max_length",
+            *("model.num_layers", "model.num_heads", "model.num_kv_heads", "model.head_dim"),
+            *("model.value_dim", "model.mlp_dim", "model.vocab_size", "model.max_length"),
         ),
     ),
     ("be at least 1, or None", lambda value: value >= 1, ("loss_chunk",)),

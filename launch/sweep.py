@@ -33,9 +33,9 @@ from configs import base, command, resolved
 from configs.console import SteadyConsole
 from configs.errors import UserError, nearest
 from configs.figures import write_json
+from configs.files import write_text
 from configs.folders import folder
 from model.compiled import keep_compiled
-from model.saving import write_text
 from text.reading import open_sources
 from train import metrics
 from train.checkpoint import check_corpus, newest

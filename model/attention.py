@@ -1,7 +1,7 @@
 """The attention head, and the three parts that an attention variant may replace one by one."""
 
 import dataclasses
-from typing import Any, Protocol
+from typing import Any
 
 from flax import nnx
 from jaxtyping import Array, Float, Int
@@ -17,27 +17,6 @@ from model.norms import Norm
 from model.parameter import Declare
 from model.pattern import Pattern
 from model.positions import rotate
-
-
-class Attention(Protocol):
-    """What a block asks of an attention variant: three functions, with a cache after the first.
-
-    A variant is one class, named in ``config.model.attention`` as "module:Class". It declares
-    its parameters with ``declare`` and may keep no other state; then sharding, tally,
-    optimizer groups, checkpoints and decoding follow from the declarations. Most variants
-    derive from ``Multihead`` and replace one of its functions.
-    """
-
-    def project(self, x: Float[Array, "B T D"], positions: Int[Array, "B T"]) -> Heads:
-        """Returns queries, keys and values of each normed residual."""
-
-    def attend(self, heads: Heads, mask: Mask) -> Float[Array, "B H T R"]:
-        """Returns what each head reads; the mask has the layer's window."""
-
-    def write(
-        self, x: Float[Array, "B T D"], mixed: Float[Array, "B H T R"]
-    ) -> Float[Array, "B T D"]:
-        """Returns the sum over heads of the updates, given what each head read."""
 
 
 class Multihead(nnx.Module):
@@ -161,10 +140,11 @@ class Multihead(nnx.Module):
 
 
 def variant(name: str) -> Any:
-    """Returns the class of an attention variant, which keeps the interface of ``Attention``.
+    """Returns the class of an attention variant: ``Multihead``, or the one that is named.
 
-    Args:
-      name: "multihead", or "module:Class" for one of the reader's own.
+    It has ``project``, ``attend`` and ``write``, between the first two of which the cache stands.
+    It declares its parameters with ``declare`` and keeps no other state; then sharding, tally,
+    optimizer, checkpoints and decoding follow. Most derive from ``Multihead`` and replace one part.
 
     Raises:
       UserError: there is no such variant.

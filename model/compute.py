@@ -16,9 +16,6 @@ from model.axes import RESIDUAL, Axes, ShardingRules
 from model.config import ModelConfig
 from model.products import lookup, multiply
 
-# An array, or what is known of one that is not there.
-Shaped = Array | jax.ShapeDtypeStruct
-
 # The name by which a remat policy finds the results of matrix products.
 PRODUCT = "product"
 

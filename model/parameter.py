@@ -154,9 +154,10 @@ class Declare:
         """Returns how a parameter is sharded; refuses a name or axes that must be a mistake."""
         if name in self.names:
             raise UserError(f"the parameter {name} is declared twice; give one another name.")
-        if len(shape) != len(axes) or 0 in shape:
+        if len(shape) != len(axes) or 0 in shape or {*axes} & {*self.mapped}:
             raise UserError(
-                f"the parameter {name} {shape} needs an axis for each dimension, none of size 0."
+                f"the parameter {name} {shape} with axes {axes} needs one for each dimension, none "
+                f"of size 0 and none of its stack {self.mapped}."
             )
         sharded = [field.name for field in dataclasses.fields(self.rules)]
         for axis in axes:

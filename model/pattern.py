@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from configs.errors import UserError
+from configs.errors import UserError, first_line
 from model.axes import Axes
 from model.compute import Compute
 from model.masks import Mask
@@ -78,8 +78,8 @@ class Pattern:
                 program = jax.make_jaxpr(_by_arrays(function))(*logit, *self._example())
             except (AttributeError, TypeError) as error:
                 raise UserError(
-                    f"Pattern.{hook} of model.attention fails ({error}); write it for one query, "
-                    "key and head, with attributes of the names that Pattern has arrays for."
+                    f"Pattern.{hook} of model.attention fails ({first_line(error)}); write it for "
+                    "one query, key and head, with attributes of the names in Pattern's arrays."
                 ) from error
             if any(isinstance(x, jax.core.Tracer) for x in program.consts):
                 raise UserError(

@@ -20,6 +20,7 @@ from ml_collections import ConfigDict
 
 from configs import resolved
 from configs.errors import UserError, first_line
+from configs.files import read_text
 from configs.folders import folder
 from model.config import ModelConfig
 from model.manifest import CONFIG, EMA, MODEL, STATE, STEPS, TOKENIZER, is_whole, whole_steps
@@ -140,12 +141,3 @@ def open_saved(checkpoint: str | os.PathLike[str], field: str = "--checkpoint") 
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"{path / STATE} is damaged; use another step.") from error
     return Saved(path, config, tokenizer, step, corpus)
-
-
-def read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"{path} cannot be read ({first_line(error)}); use another step."
-        ) from error

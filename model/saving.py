@@ -1,7 +1,6 @@
 """Steps and models written: by a thread, whole or not at all; and deleted."""
 
 import json
-import os
 import shutil
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -11,6 +10,7 @@ import orbax.checkpoint.experimental.v1 as ocp
 from jaxtyping import PyTree
 
 from configs.errors import UserError, first_line
+from configs.files import write_text
 from model.manifest import FORMAT, MANIFEST, is_whole
 from model.parameter import by_name
 
@@ -60,25 +60,6 @@ def delete(path: Path) -> None:
     """Deletes a step: its manifest first, so that a half-deleted one does not exist."""
     (path / MANIFEST).unlink(missing_ok=True)
     shutil.rmtree(path, ignore_errors=True)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a text file whole or not at all.
-
-    Raises:
-      UserError: it cannot be written.
-    """
-    part = path.with_name(path.name + ".part")
-    try:
-        with open(part, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except OSError as error:
-        raise UserError(
-            f"{path} cannot be written ({error.strerror}); free space, or name another folder."
-        ) from error
 
 
 def write_manifest(path: Path) -> None:

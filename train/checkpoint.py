@@ -11,11 +11,12 @@ from ml_collections import ConfigDict
 
 from configs import resolved
 from configs.errors import UserError
+from configs.files import read_text
 from configs.safe import is_safe
 from model import manifest
 from model.manifest import CONFIG, EMA, MODEL, OPTIMIZER, STATE, STEPS, TOKENIZER
 from model.parameter import named_arrays, with_arrays
-from model.saved import Saved, open_saved, read_text
+from model.saved import Saved, open_saved
 from model.saving import delete, save
 from model.transformer import Transformer
 from text.tokenizers import Tokenizer

@@ -59,12 +59,8 @@ def text_loss(
 ) -> dict[str, float]:
     """Returns "loss", "perplexity", and "bits_per_byte" where tokens stand for text.
 
-    Args:
-      model: without dropout here.
-      batches: of held-out rows.
-      tokenizer: None for random tokens.
-      mesh: that the model is on.
-      chunk: tokens whose logits a device holds at once; None: see ``train.loss``.
+    Arguments as of ``evaluate``, with batches of held-out rows, and the tokens whose logits a
+    device holds at once (None: see ``train.loss``).
     """
     sizes = np.zeros(model.config.padded_vocab_size, np.float32)
     if tokenizer is not None:

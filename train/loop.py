@@ -15,11 +15,11 @@ from rich.console import Console
 
 from configs import resolved
 from configs.errors import UserError
+from configs.files import write_text
 from configs.keyboard import Interrupt
 from model.axes import ShardingRules, check_mesh, make_mesh, split_host
 from model.config import ModelConfig
 from model.manifest import CONFIG, damaged_steps
-from model.saving import write_text
 from text.reading import Sources, open_sources
 from train import loss, profile
 from train.batches import training_batches

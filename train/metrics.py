@@ -10,7 +10,7 @@ from typing import Any
 from tensorboardX import SummaryWriter
 
 from configs.errors import UserError
-from model.saving import write_text
+from configs.files import write_text
 
 NAME = "metrics.jsonl"
 

@@ -182,7 +182,7 @@ def test_what_contracts_heads_may_be_a_matrix_or_a_stack():
     [
         ("first", ("heads",), "declared twice"),
         ("second", ("head",), "axis 'head' .*mean 'heads'"),
-        ("second", ("heads", "embed"), "for each dimension"),
+        ("second", ("heads", "embed"), "one for each dimension"),
     ],
 )
 def test_a_declaration_that_must_be_a_mistake_is_refused(second, axes, words):
