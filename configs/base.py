@@ -54,6 +54,10 @@ def model() -> ConfigDict:
             dtype="float32",  # operands of matrix products and activations: "float32" or "bfloat16"
             param_dtype="float32",  # parameters, and so the optimizer's state
             accumulation_dtype="float32",  # sums inside matrix products, softmax and norms
+            reduce_dtype=config_dict.placeholder(str),  # sums of activations over the mesh, such as
+            #                that over heads; None: dtype
+            gradient_reduce_dtype=config_dict.placeholder(str),  # sums of gradients over the mesh;
+            #                None: accumulation_dtype
         )
     )
 
@@ -134,6 +138,9 @@ def get_config() -> ConfigDict:
                 fsdp=-1,  # shards of parameters and batch
                 heads=1,  # shards of heads, MLP width and vocabulary
                 context=1,  # shards of the sequence; one size of the four may be -1: what is left
+                residual="replicated",  # the residual stream between blocks, over `heads`:
+                #                "replicated" (each sum over heads is an all-reduce) or "sharded" by
+                #                tokens (a reduce-scatter after, an all-gather before)
             ),
             checkpoint=dict(
                 every=500,  # steps between saves; the last step is always saved; 0: only the last

@@ -42,7 +42,7 @@ def mesh_sizes() -> dict[str, int]:
     Raises:
       UserError: it is not sizes of mesh axes.
     """
-    sizes = dict.fromkeys(base.get_config().mesh, 1)
+    sizes = {name: 1 for name, size in base.get_config().mesh.items() if isinstance(size, int)}
     for part in filter(None, flags.FLAGS.mesh.split(",")):
         name, _, size = part.partition("=")
         if name not in sizes or not re.fullmatch("[0-9]{1,9}", size):

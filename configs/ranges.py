@@ -107,6 +107,9 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "model.dtype": _FLOATS,
     "model.param_dtype": _FLOATS,
     "model.accumulation_dtype": _FLOATS,
+    "model.reduce_dtype": _FLOATS,
+    "model.gradient_reduce_dtype": _FLOATS,
+    "mesh.residual": ("replicated", "sharded"),
     "optim.schedule": ("cosine", "linear", "warmup_stable_decay", "constant"),
 }
 

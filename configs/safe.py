@@ -15,6 +15,7 @@ SAFE = (
     "data.cache_dir",
     "data.prefetch",
     "model.attention_backend",
+    "model.*reduce_dtype",
     "model.remat",
     "model.scan_layers",
     "optim.learning_rate",

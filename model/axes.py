@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 
 import jax
 from jax.sharding import AxisType, Mesh, PartitionSpec
+from ml_collections import ConfigDict
 
 from configs.errors import UserError
 from model.config import ModelConfig
@@ -19,7 +20,8 @@ MeshAxes = tuple[str, ...]
 
 # Logical axes of activations.
 TOKENS: Axes = ("batch", "length")
-RESIDUAL: Axes = ("batch", "length", None)
+RESIDUAL: Axes = ("batch", "residual_length", None)  # the stream between blocks
+WHOLE_RESIDUAL: Axes = ("batch", "length", None)  # as a product reads it
 QUERIES: Axes = ("batch", "heads", "length", None)
 KEYS: Axes = ("batch", "kv_heads", "length", None)
 WHOLE_KEYS: Axes = ("batch", "kv_heads", None, None)  # of all the sequence, for any query
@@ -34,12 +36,19 @@ class ShardingRules:
 
     batch: MeshAxes = ("data", "fsdp")
     length: MeshAxes = ("context",)
+    residual_length: MeshAxes = ("context",)  # with "heads" too where mesh.residual is "sharded"
     embed: MeshAxes = ("fsdp",)  # of parameters; the residual stream is not split
     heads: MeshAxes = ("heads",)
     kv_heads: MeshAxes = ("heads",)
     mlp: MeshAxes = ("heads",)
     vocab: MeshAxes = ("heads",)
     layers: MeshAxes = ()
+
+    @classmethod
+    def of(cls, mesh: ConfigDict) -> "ShardingRules":
+        """Returns the rules that ``config.mesh`` asks for."""
+        sharded = mesh.residual == "sharded"
+        return cls(residual_length=("context", "heads") if sharded else ("context",))
 
     def spec(self, axes: Axes, shape: Sequence[int] | None = None) -> PartitionSpec | None:
         """Returns how an array with these logical axes is sharded over the current mesh.
@@ -73,9 +82,14 @@ def spec_of(x: jax.Array) -> PartitionSpec | None:
     return None if mesh.empty or mesh.are_all_axes_manual else jax.typeof(x).sharding.spec
 
 
+def axes_of(part: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    """Returns the mesh axes of one part of a spec."""
+    return (part,) if isinstance(part, str) else part or ()
+
+
 def mesh_axes(parts: Iterable[str | tuple[str, ...] | None]) -> set[str]:
     """Returns the mesh axes of some parts of a spec."""
-    return {a for part in parts for a in ((part,) if isinstance(part, str) else part or ())}
+    return {axis for part in parts for axis in axes_of(part)}
 
 
 def platform() -> str:
@@ -142,8 +156,12 @@ def make_mesh(sizes: dict[str, int], field: str = "config.mesh") -> Mesh:
     return jax.make_mesh(filled, MESH_AXES, axis_types=types, devices=devices[:count])
 
 
-def check_mesh(mesh: Mesh, config: ModelConfig, batch_size: int, length: int) -> None:
+def check_mesh(
+    mesh: Mesh, config: ModelConfig, batch_size: int, length: int, residual: str = "replicated"
+) -> None:
     """Checks that a model and microbatches of ``batch_size`` sequences can be sharded over a mesh.
+
+    ``residual`` is ``config.mesh.residual``.
 
     Raises:
       UserError: a size does not divide; the sentence names the field.
@@ -158,6 +176,9 @@ def check_mesh(mesh: Mesh, config: ModelConfig, batch_size: int, length: int) ->
         ("the padded vocabulary", config.padded_vocab_size, "mesh.heads", sizes["heads"]),
         ("length", length, "mesh.context", sizes["context"]),
     ]
+    if residual == "sharded":
+        shards = sizes["context"] * sizes["heads"]
+        needs.append(("length", length, "mesh.context x mesh.heads (mesh.residual)", shards))
     for name, size, axis, shards in needs:
         if size % shards:
             raise UserError(

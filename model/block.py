@@ -69,4 +69,4 @@ class Block(nnx.Module):
         writer = f"model.{field} = {getattr(self.config, field)!r} writes"
         objects.check_result(update, x.shape, writer, f"return the updates of the stream {x.shape}")
         update = self.compute.dropout(update.astype(x.dtype), self.config.dropout, key, RESIDUAL)
-        return x + update
+        return x + self.compute.reshard(update, RESIDUAL)

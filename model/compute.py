@@ -12,7 +12,7 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from configs.errors import UserError
-from model.axes import RESIDUAL, Axes, ShardingRules
+from model.axes import RESIDUAL, WHOLE_RESIDUAL, Axes, ShardingRules
 from model.config import ModelConfig
 from model.products import lookup, multiply
 
@@ -27,11 +27,14 @@ class Compute:
     dtype: str  # of activations and of operands of matrix products
     accumulation_dtype: str  # of sums, softmax and norms
     rules: ShardingRules  # maps logical axes to mesh axes
+    reduce_dtype: str | None = None  # of sums over the mesh; None: of activations
+    gradient_reduce_dtype: str | None = None  # of gradients' sums; None: of accumulation
 
     @classmethod
     def of(cls, config: ModelConfig, rules: ShardingRules) -> "Compute":
         """Returns the arithmetic that a config asks for."""
-        return cls(config.dtype, config.accumulation_dtype, rules)
+        reductions = config.reduce_dtype, config.gradient_reduce_dtype
+        return cls(config.dtype, config.accumulation_dtype, rules, *reductions)
 
     def reshard(self, x: Array, axes: Axes) -> Array:
         """Splits an array over the mesh as its logical axes say; without a mesh, returns it."""
@@ -93,7 +96,14 @@ class Compute:
             gathered.append(self.gathered(w) if isinstance(w, nnx.Param) else None)
         arrays = [w[...] if isinstance(w, nnx.Param) else w for w in ws]
         products = multiply(
-            subscripts, x.astype(self.dtype), arrays, self.accumulation_dtype, gathered, results
+            subscripts,
+            x.astype(self.dtype),
+            arrays,
+            self.accumulation_dtype,
+            gathered,
+            results,
+            self.reduce_dtype or self.dtype,
+            self.gradient_reduce_dtype,
         )
         return [
             checkpoint_name(
@@ -110,8 +120,9 @@ class Compute:
 
     def rows(self, table: nnx.Param, index: Int[Array, "B T"]) -> Float[Array, "B T D"]:
         """Looks up rows of a table, in the dtype of activations."""
-        result = self.rules.spec(RESIDUAL, (*index.shape, table.shape[1]))
-        return lookup(table[...], index, self.dtype, self.gathered(table), result)
+        result = self.rules.spec(WHOLE_RESIDUAL, (*index.shape, table.shape[1]))
+        rows = lookup(table[...], index, self.dtype, self.gathered(table), result)
+        return self.reshard(rows, RESIDUAL)
 
     def dropout(
         self, x: Float[Array, "*shape"], rate: float, key: Array | None, axes: Axes

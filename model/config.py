@@ -48,6 +48,8 @@ class ModelConfig:
     dtype: str
     param_dtype: str
     accumulation_dtype: str
+    reduce_dtype: str | None
+    gradient_reduce_dtype: str | None
 
     def __post_init__(self) -> None:
         check_ranges({f"model.{name}": value for name, value in vars(self).items()})

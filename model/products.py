@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 from jaxtyping import Array
 
-from model.axes import mesh_axes, spec_of
+from model.axes import axes_of, mesh_axes, spec_of
 from model.devices.choice import device
 from model.gradients import with_gradient
 
@@ -28,6 +28,8 @@ def multiply(
     wide: str,
     gathered: Sequence[PartitionSpec | None],
     results: Sequence[PartitionSpec | None],
+    reduced: str | None = None,
+    gradients: str | None = None,
 ) -> list[Array]:
     """Returns ``einsum(subscripts, x, w)`` for each of several w; one sum makes x's cotangent.
 
@@ -37,9 +39,13 @@ def multiply(
       others: parameters or activations of any type.
       wide: type of the sums, and of the results.
       gathered: how each of the others is sharded while it is multiplied; None: as it is.
-      results: how each result is sharded over the mesh; None without a mesh.
+      results: how each result is sharded over the mesh; None without a mesh. What splits an index
+        of x and not the same one of a result is gathered first.
+      reduced: type in which products are summed over the mesh; ``wide`` when None.
+      gradients: the same, for the gradients of the others.
     """
     left, right, out = re.split(",|->", subscripts)
+    reduced, gradients = reduced or wide, gradients or wide
 
     def operands(x: Array, others: Sequence[Array]) -> list[Array]:
         cast = [w.astype(x.dtype) for w in others]
@@ -49,29 +55,64 @@ def multiply(
         ]
 
     def forward(x: Array, others: Sequence[Array]) -> list[Array]:
-        return device().products(subscripts, x, operands(x, others), wide, results)
+        x = _gathered(x, left, results[0], out)
+        over = mesh_axes(
+            part for i, part in zip(left, spec_of(x) or (), strict=False) if i not in out
+        )
+        parts = [_unreduced(spec, over) for spec in results]
+        kind = reduced if over else wide
+        products = device().products(subscripts, x, operands(x, others), kind, parts)
+        return [
+            y if part == spec else jax.sharding.reshard(y, spec)
+            for y, part, spec in zip(products, parts, results, strict=True)
+        ]
 
     def backward(arguments: tuple, _: None, cotangents: list[Array]) -> tuple:
         x, others = arguments
-        ys = [y.astype(x.dtype) for y in cotangents]
+        own = spec_of(x)
+        x = _gathered(x, left, results[0], out)
+        ys = [_gathered(y.astype(x.dtype), out, spec_of(x), left) for y in cotangents]
         pairs: dict[PartitionSpec | None, list[tuple[Array, Array]]] = {}
         for y, w in zip(ys, operands(x, others), strict=True):
             spec = _partial(x, y, [out.index(i) for i in out if i not in left])
             pairs.setdefault(spec, []).append((y, w))
         # Parts of a sum over the mesh are added up before it.
-        turned, own = f"{out},{right}->{left}", spec_of(x)
-        sums = []
+        turned, sums = f"{out},{right}->{left}", []
         for spec, of_spec in pairs.items():
-            part = device().sum_of_products(turned, of_spec, wide, spec)
+            kind = wide if spec is None or not spec.unreduced else reduced
+            part = device().sum_of_products(turned, of_spec, kind, spec)
             sums.append(part if spec == own else jax.sharding.reshard(part, own))
         dx = sum(sums[1:], sums[0]).astype(x.dtype)
         specs = [spec_of(w) for w in others]
-        dw = device().products(f"{left},{out}->{right}", x, ys, wide, specs)
+        dw = device().products(f"{left},{out}->{right}", x, ys, gradients, specs)
         return dx, [slope.astype(w.dtype) for slope, w in zip(dw, others, strict=True)]
 
     return with_gradient(forward, lambda *arguments: (forward(*arguments), None), backward)(
         x, list(others)
     )
+
+
+def _gathered(x: Array, indices: str, like: PartitionSpec | None, of_like: str) -> Array:
+    """Gathers x over mesh axes that split an index of it, and not the same one of ``like``."""
+    spec = spec_of(x)
+    if spec is None or like is None:
+        return x
+    others = dict(zip(of_like, like, strict=True))
+    parts = [
+        (axes_of(part), axes_of(others.get(i, part))) for i, part in zip(indices, spec, strict=True)
+    ]
+    if all({*own} <= {*other} for own, other in parts):
+        return x
+    kept = (tuple(a for a in own if a in other) or None for own, other in parts)
+    return jax.sharding.reshard(x, PartitionSpec(*kept))
+
+
+def _unreduced(spec: PartitionSpec | None, over: set[str]) -> PartitionSpec | None:
+    """Returns the spec of a product before it is summed over some mesh axes."""
+    if spec is None or not over:
+        return spec
+    kept = (tuple(a for a in axes_of(part) if a not in over) or None for part in spec)
+    return PartitionSpec(*kept, unreduced=over)
 
 
 def _partial(x: Array, y: Array, summed: list[int]) -> PartitionSpec | None:

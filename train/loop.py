@@ -64,7 +64,8 @@ def train(config: ConfigDict, workdir: Path, console: Console | None = None) -> 
     config = resolved.resolve(config, sources.vocab_size)
     model_config = ModelConfig.from_config(config.model, sources.vocab_size, config.length)
     mesh = make_mesh(config.mesh.to_dict())
-    check_mesh(mesh, model_config, config.batch_size // config.optim.accumulate, config.length)
+    rows = config.batch_size // config.optim.accumulate
+    check_mesh(mesh, model_config, rows, config.length, config.mesh.residual)
     check_memory(config, model_config, mesh)
     changes = check_workdir(workdir, config)
     check_corpus(workdir, sources.digest)
@@ -179,7 +180,9 @@ def _first_state(
     console: Console,
 ) -> TrainState:
     """The run's own newest step, else given parameters, else a fresh start."""
-    fresh = functools.partial(init_state, model_config, optimizer)
+    fresh = functools.partial(
+        init_state, model_config, optimizer, rules=ShardingRules.of(config.mesh)
+    )
     abstract = jax.eval_shape(fresh, jax.random.key(config.seed))
     state = checkpoints.restore(abstract, mesh)
     for step in damaged_steps(checkpoints.workdir):

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from configs import objects
 from configs.errors import UserError
-from model.axes import RESIDUAL, TOKENS, mesh_axes, spec_of
+from model.axes import TOKENS, WHOLE_RESIDUAL, mesh_axes, spec_of
 from model.devices.choice import device
 from model.gradients import with_gradient
 from model.transformer import Transformer
@@ -112,7 +112,7 @@ def summed_loss(
     """
     compute, table = model.compute, model.unembedding_table[...]
     gathered, of_table = compute.gathered(model.unembedding_table), spec_of(table)
-    x = compute.reshard(x.astype(compute.dtype), RESIDUAL)
+    x = compute.reshard(x.astype(compute.dtype), WHOLE_RESIDUAL)
     labels, weights = (compute.reshard(a, TOKENS) for a in (labels, weights))
     of_x, wide, vocab = spec_of(x), compute.accumulation_dtype, model.config.vocab_size
     over_tokens, over_vocab, over_width = (
@@ -120,6 +120,7 @@ def summed_loss(
         for spec, part in ((of_x, slice(2)), (of_table, slice(1)), (of_table, slice(1, 2)))
     )
 
+    reduced = compute.reduce_dtype or compute.dtype
     product = functools.partial(device().einsum, wide=wide, spec=None)
 
     def local(gradients: bool, x: Array, table: Array, *rest: Array) -> tuple[Array, ...]:
@@ -165,7 +166,8 @@ def summed_loss(
                 (of_whole,) = pull(weight.astype(losses.dtype))
                 change += jax.lax.dynamic_slice_in_dim(of_whole, first, rows, 1)
             change = change.astype(x.dtype)
-            dx = _over(jax.lax.psum, product("nv,vd->nd", change, table), over_vocab)
+            dx = product("nv,vd->nd", change, table).astype(reduced)
+            dx = _over(jax.lax.psum, dx, over_vocab)
             return (total, dtable + product("nv,nd->vd", change, x)), (nats, dx)
 
         dtable: Any = jnp.zeros((rows, width), wide) if gradients else None

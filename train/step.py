@@ -10,6 +10,7 @@ import optax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from ml_collections import ConfigDict
 
+from model.axes import ShardingRules
 from model.config import ModelConfig
 from model.parameter import declarations, named_arrays, with_arrays
 from model.transformer import Transformer
@@ -40,13 +41,18 @@ Step = Callable[[TrainState, Batch, Array, Numbers], tuple[TrainState, Metrics]]
 
 def make_optimizer(config: ConfigDict, model_config: ModelConfig) -> Optimizer:
     """Returns the optimizer of a config, for its model's declarations."""
-    abstract = jax.eval_shape(lambda key: Transformer(model_config, key), jax.random.key(0))
+    abstract = jax.eval_shape(lambda: Transformer(model_config, jax.random.key(0)))
     return Optimizer(config.optim, declarations(abstract))
 
 
-def init_state(model_config: ModelConfig, optimizer: Optimizer, key: PRNGKeyArray) -> TrainState:
+def init_state(
+    model_config: ModelConfig,
+    optimizer: Optimizer,
+    key: PRNGKeyArray,
+    rules: ShardingRules | None = None,
+) -> TrainState:
     """Returns the state before the first step; run it under ``jax.jit`` with the mesh set."""
-    return state_of(optimizer, Transformer(model_config, key))
+    return state_of(optimizer, Transformer(model_config, key, rules))
 
 
 def state_of(optimizer: Optimizer, model: Transformer) -> TrainState:

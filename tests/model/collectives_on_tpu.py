@@ -9,8 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import topologies
 from jax.sharding import AxisType, Mesh
+from ml_collections import ConfigDict
 
-from model.axes import MESH_AXES, TOKENS
+from launch.compiled.collectives import collectives
+from launch.compiled.program import Program
+from model.axes import MESH_AXES, TOKENS, ShardingRules
 from model.transformer import Transformer
 from tests.model import small
 
@@ -30,10 +33,11 @@ SHAPE = small.config(
 )
 
 
-def program(mesh):
+def program(mesh, residual="replicated"):
     """Returns the compiled text of the gradient, each parameter sharded as it is."""
+    rules = ShardingRules.of(ConfigDict(dict(residual=residual)))
     with jax.set_mesh(mesh):
-        model = jax.eval_shape(lambda: Transformer(SHAPE, jax.random.key(0)))
+        model = jax.eval_shape(lambda: Transformer(SHAPE, jax.random.key(0), rules))
         spec = model.compute.rules.spec(TOKENS, (ROWS, LENGTH))
         tokens = jax.ShapeDtypeStruct((ROWS, LENGTH), jnp.int32, sharding=spec)
 
@@ -108,10 +112,25 @@ def read(text):
     return found
 
 
+def by_layer(text, mesh):
+    """Returns what a layer moves forward and backward: kind, axes, type and shape, how often."""
+    ways = {"forward": Counter(), "backward": Counter()}
+    for c in collectives(Program(text), dict(mesh.shape)):
+        way = "backward" if "transpose(jvp" in c.op_name else "forward"
+        for kind, sizes in c.operands:
+            moved = c.kind, ",".join(c.axes), kind, tuple(n for n in sizes if n > 1)
+            if c.times >= SHAPE.num_layers:
+                ways[way][moved] += c.times / SHAPE.num_layers
+    return {way: sorted(moved.items()) for way, moved in ways.items()}
+
+
 if __name__ == "__main__":
     devices = np.array(topologies.get_topology_desc("v5e:2x4", "tpu").devices)
     report = {}
     for name, sizes in {"fsdp 8": (1, 8, 1, 1), "fsdp 4, heads 2": (1, 4, 2, 1)}.items():
         mesh = Mesh(devices.reshape(sizes), MESH_AXES, axis_types=(AxisType.Explicit,) * 4)
         report[name] = read(program(mesh))
+    mesh = Mesh(devices.reshape(1, 1, 8, 1), MESH_AXES, axis_types=(AxisType.Explicit,) * 4)
+    for residual in ("replicated", "sharded"):
+        report[f"heads 8, {residual}"] = by_layer(program(mesh, residual), mesh)
     print(json.dumps(report))

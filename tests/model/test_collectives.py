@@ -33,3 +33,17 @@ def test_a_layer_gathers_each_matrix_once_and_scatters_each_gradient(extra):
     assert split["forward"]["summed"] == [[residual, 2]]
     assert split["backward"]["summed"] == [[residual, 2], [[2048], 1]]
     assert set(split["backward"]["permuted"]) == set(of_matrices)
+
+    # With heads alone nothing moves but the residual, in the type of activations, and where it is
+    # sharded the sums of the norms' gains.
+    whole, shard = ["bf16", [16, 1024, 2048]], ["bf16", [16, 128, 2048]]
+    for way in ("forward", "backward"):
+        assert found["heads 8, replicated"][way] == [[["all-reduce", "heads", *whole], 2]]
+    gathers, scatters = (
+        ["all-gather", "heads", *shard],
+        ["reduce-scatter", "heads", *whole],
+    )
+    sharded = found["heads 8, sharded"]
+    assert sharded["forward"] == [[gathers, 2], [scatters, 2]]
+    gains = ["all-reduce", "heads", "f32", [2048]]
+    assert sharded["backward"] == [[gathers, 4], [gains, 2], [scatters, 2]]

@@ -21,10 +21,12 @@ MESHES = {
     "data 2, fsdp 2, heads 2": dict(data=2, fsdp=2, heads=2),
     "fsdp 2, heads 2, context 2": dict(fsdp=2, heads=2, context=2),
 }
+SHARDS_THE_RESIDUAL = ("heads 8", "fsdp 2, heads 2, context 2")
 PLAIN: tuple = ()
 # Momentum and weight decay of both groups; rows in two microbatches.
 MUON = (("optim.name", "muon"), ("optim.muon_learning_rate", 0.01))
 MICROBATCHES = (("optim.accumulate", 2),)
+SHARDED = (("mesh.residual", "sharded"),)
 STEPS = 50
 
 
@@ -52,8 +54,18 @@ def test_parameters_start_with_the_same_bits(mesh):
 
 @pytest.mark.parametrize(
     ("changes", "mesh"),
-    [*((PLAIN, mesh) for mesh in MESHES), (MICROBATCHES, "fsdp 8"), (MUON, "fsdp 2, heads 4")],
-    ids=[*MESHES, "microbatches on fsdp 8", "muon on fsdp 2, heads 4"],
+    [
+        *((PLAIN, mesh) for mesh in MESHES),
+        (MICROBATCHES, "fsdp 8"),
+        (MUON, "fsdp 2, heads 4"),
+        *((SHARDED, mesh) for mesh in SHARDS_THE_RESIDUAL),
+    ],
+    ids=[
+        *MESHES,
+        "microbatches on fsdp 8",
+        "muon on fsdp 2, heads 4",
+        *(f"residual sharded, {mesh}" for mesh in SHARDS_THE_RESIDUAL),
+    ],
 )
 def test_losses_do_not_depend_on_the_mesh(changes, mesh):
     _, expected = run(MUON if changes == MUON else PLAIN, "one device")

@@ -79,7 +79,10 @@ class Stepper:
         """Returns the state before the first step."""
         shape = model_config(self.config)
         optimizer = make_optimizer(self.config, shape)
-        fresh = jax.jit(lambda key: init_state(shape, optimizer, key), compiler_options=QUICK)
+        rules = ShardingRules.of(self.config.mesh)
+        fresh = jax.jit(
+            lambda key: init_state(shape, optimizer, key, rules), compiler_options=QUICK
+        )
         with jax.set_mesh(self.mesh):
             return fresh(jax.random.key(self.config.seed))
 
