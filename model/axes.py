@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Sequence
 
 import jax
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, PartitionSpec
 from ml_collections import ConfigDict
 
@@ -126,15 +127,23 @@ def split_host(count: int | None) -> None:
             ) from error
 
 
-def make_mesh(sizes: dict[str, int], field: str = "config.mesh") -> Mesh:
+def make_mesh(
+    sizes: dict[str, int], field: str = "config.mesh", devices: Sequence[jax.Device] | None = None
+) -> Mesh:
     """Returns a mesh with explicit axes ``data``, ``fsdp``, ``heads`` and ``context``.
 
-    One of the sizes may be -1 and takes the devices that are left.
+    One of the sizes may be -1 and takes the devices that are left. An axis of a TPU's mesh lies on
+    whole axes of its torus where it can.
+
+    Args:
+      sizes: of the axes.
+      field: that gives them, for errors.
+      devices: to use; all of jax's when None.
 
     Raises:
       UserError: the sizes do not multiply to the number of devices.
     """
-    devices = jax.devices()
+    devices = jax.devices() if devices is None else devices
     shape = [int(sizes[axis]) for axis in MESH_AXES]
     written = " x ".join(f"{axis}={size}" for axis, size in zip(MESH_AXES, shape, strict=True))
     if any(size < 1 and size != -1 for size in shape) or shape.count(-1) > 1:
@@ -153,7 +162,8 @@ def make_mesh(sizes: dict[str, int], field: str = "config.mesh") -> Mesh:
         more = f", or split the CPU by {host}" if devices[0].platform == "cpu" else ""
         raise UserError(f"{field} ({written}) {wrong}; change a size of {field}{more}.")
     types = (AxisType.Explicit,) * len(MESH_AXES)
-    return jax.make_mesh(filled, MESH_AXES, axis_types=types, devices=devices[:count])
+    grid = mesh_utils.create_device_mesh(filled, devices[:count], allow_split_physical_axes=True)
+    return Mesh(grid, MESH_AXES, axis_types=types)
 
 
 def check_mesh(

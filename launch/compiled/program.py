@@ -78,12 +78,18 @@ class Instruction:
 class Program:
     """A compiled program, as one of its devices runs it."""
 
-    def __init__(self, text: str):
+    def __init__(self, text: str, open_ended: int | None = None):
         """Reads the text of a compiled module.
 
+        Args:
+          text: of it.
+          open_ended: how many times loops go round whose counter does not start, step and end at
+            constants; None: there are none.
+
         Raises:
-          ValueError: a loop's counter does not start, step and end at constants.
+          ValueError: there is such a loop, and it is not said how often it goes round.
         """
+        self.open_ended = open_ended
         self.computations: dict[str, dict[str, Instruction]] = {}
         self.roots: dict[str, Instruction] = {}
         self.entry = name = ""
@@ -148,12 +154,20 @@ class Program:
     def _callees(self, name: str) -> list[tuple[str, int]]:
         """What a computation calls, and how often each time that it runs."""
         return [
-            (callee, self.trips(name, i) if i.opcode == "while" else 1)
+            (callee, self._rounds(name, i) if i.opcode == "while" else 1)
             for i in self.computations[name].values()
             if i.opcode not in _COMBINING and "all-reduce" not in i.opcode
             if not i.opcode.startswith("reduce-scatter")
             for callee in i.called
         ]
+
+    def _rounds(self, computation: str, loop: Instruction) -> int:
+        try:
+            return self.trips(computation, loop)
+        except ValueError:
+            if self.open_ended is None:
+                raise
+            return self.open_ended
 
     def trips(self, computation: str, loop: Instruction) -> int:
         """Returns how many times a loop of a computation goes round.

@@ -1,0 +1,152 @@
+"""``python -m launch.plan --config=configs/gpt3.py:175b --topology=v5p:4x4x8``: what a run needs.
+
+The real training step is compiled for chips that need not be here, and read: memory, operations,
+wire, and the shortest step that the chip's published peaks allow.
+"""
+
+from configs import keyboard
+
+if __name__ == "__main__":
+    keyboard.end_at_once()  # the imports below take seconds
+
+import dataclasses
+import re
+import sys
+import time
+
+from absl import flags
+from ml_collections import ConfigDict
+from rich import box
+from rich.console import Console
+from rich.filesize import decimal
+from rich.table import Table
+
+from configs import command, resolved
+from configs.chips import Chip
+from configs.errors import UserError, first_line
+from configs.figures import write_json
+from launch.plan import step, topologies
+from launch.plan.figures import Figures, figures
+from model.axes import check_mesh, make_mesh
+from model.tally import model_config as model_config_of
+
+
+def plan(config: ConfigDict, topology: str) -> tuple[Figures, Chip | None]:
+    """Compiles the step of a config for a topology; returns its figures, and the chip.
+
+    Raises:
+      UserError: the config is none, or its sizes do not divide over the mesh; or it does not fit
+        the chips, with both figures.
+    """
+    resolved.check(config)
+    model_config = model_config_of(config)
+    config = resolved.resolve(config, model_config.vocab_size)
+    devices, chip = topologies.devices(topology)
+    mesh = make_mesh(config.mesh.to_dict(), devices=devices)
+    rows = config.batch_size // config.optim.accumulate
+    check_mesh(mesh, model_config, rows, config.length, config.mesh.residual)
+    documents = config.data.rows == "packed" and config.data.source != "repeats"
+    state = step.abstract_state(config, model_config, mesh)
+    try:
+        compiled = step.compiled_step(config, model_config, state, mesh, documents)
+    except Exception as error:  # the compiler's own
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise UserError(_too_large(error, topology)) from error
+    return figures(config, model_config, state, compiled, mesh, chip), chip
+
+
+def _too_large(error: Exception, topology: str) -> str:
+    """Says what is needed and what there is, as the compiler does."""
+    size = r"([\d.]+[KMGT])"
+    found = re.search(f"[Uu]sed {size} of {size} hbm", str(error)) or re.search(
+        rf"\({size}\) exceeds available HBM \({size}\)", str(error)
+    )
+    needed = f"{found[1]}iB where a chip has {found[2]}iB" if found else first_line(error)
+    return (
+        f"--topology={topology} is too small, the step needs {needed}; take more chips, a larger "
+        "mesh.fsdp, optim.accumulate, model.remat = 'block' or mesh.residual = 'sharded'."
+    )
+
+
+def render(f: Figures, chip: Chip | None, name: str, budget: float) -> Table:
+    """Returns the table that the command prints.
+
+    Args:
+      f: the figures.
+      chip: of the topology, or None.
+      name: of the config and the topology.
+      budget: tokens of a whole run.
+    """
+    table = Table(title=name, box=box.SIMPLE, show_edge=False, title_justify="left")
+    table.add_column("of one chip and one step")
+    table.add_column("figure", justify="right")
+    m = f.memory
+    rows = {
+        "parameters": m.parameters,
+        "optimizer": m.optimizer,
+        "averages and master weights": m.averages,
+        "batches": m.batches,
+        "temporaries: gradients, activations, what is gathered": m.temporaries,
+        "of these gradients, where all are held at once": m.gradients,
+    }
+    for words, size in rows.items():
+        if size:
+            table.add_row(words, decimal(size))
+    most = f" of {decimal(int(m.available))}" if m.available else ""
+    table.add_row("peak", f"{decimal(m.peak)}{most}", end_section=True)
+    table.add_row("operations of matrix products", f"{f.products:.4g}")
+    table.add_row("operations of the model, nothing recomputed", f"{f.counted:.4g}")
+    if f.cycles:
+        table.add_row("cycles without wire and kernels, the compiler's", f"{f.cycles:.4g}")
+    table.add_section()
+    for w in f.wire:
+        if w.bytes >= 1e-3 * sum(other.bytes for other in f.wire):
+            how = "beside computing" if w.asynchronous else "waited for"
+            table.add_row(f"{w.kind} over {w.axes}, {how}", decimal(round(w.bytes)))
+    total = sum(w.bytes for w in f.wire)
+    table.add_row("wire in all", decimal(round(total)), end_section=True)
+    if chip is not None:
+        s = f.seconds
+        table.add_row(f"computing at {chip.flops / 1e12:,.0f} TFLOP/s", f"{s['compute']:.3g} s")
+        waited = f"wire that is waited for, at {chip.wire / 1e9:,.0f} GB/s"
+        table.add_row(waited, f"{s['wire_synchronous']:.3g} s")
+        table.add_row("wire beside computing", f"{s['wire_asynchronous']:.3g} s")
+        table.add_row("shortest step, an estimate: no chip reaches its peaks", f"{s['step']:.3g} s")
+        rate = f.tokens / s["step"]
+        table.add_row("tokens a second, of all chips, at most", f"{rate:,.0f}")
+        days = budget / rate / 86_400
+        table.add_row(f"days for {budget:,.0f} tokens, at least", f"{days:,.2f}")
+    return table
+
+
+def _define_flags() -> None:
+    command.define_config()
+    flags.DEFINE_string("topology", None, "Chips, as v5p:4x4x8, v5e:16x16, h100:8 or cpu:8.")
+    flags.DEFINE_string("json", None, "Also write the figures to this file.")
+
+
+def main() -> None:
+    """Prints what ``--config`` needs on ``--topology``."""
+    config = command.config()
+    if not flags.FLAGS.topology:
+        raise UserError("--topology is missing; name chips, for example --topology=v5p:4x4x8.")
+    began = time.monotonic()
+    found, chip = plan(config, flags.FLAGS.topology)
+    written = " ".join(f"{axis}={size}" for axis, size in found.mesh.items())
+    source = command.config_source()
+    title = f"{source} on {flags.FLAGS.topology}, {found.devices} devices: {written}"
+    budget = config.steps * config.batch_size * config.length
+    console = Console(width=None if Console().is_terminal else 110)
+    console.print(render(found, chip, title, budget))
+    console.print(f"compiled in {time.monotonic() - began:.0f} s", highlight=False)
+    if flags.FLAGS.json:
+        about = dict(config=source, topology=flags.FLAGS.topology)
+        write_json(flags.FLAGS.json, about | dataclasses.asdict(found))
+    if found.memory.available and found.memory.peak > found.memory.available:
+        print(f"the peak is above what a {chip.name if chip else ''} has", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    command.run(main, _define_flags)

@@ -1,0 +1,127 @@
+"""What a compiled step says of itself: memory, operations, wire, and the time that they allow."""
+
+import dataclasses
+from collections import defaultdict
+from typing import Any
+
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from configs.chips import Chip
+from launch.compiled.collectives import collectives
+from launch.compiled.operations import product_operations
+from launch.compiled.program import Program
+from launch.plan.step import shard_bytes
+from model.config import ModelConfig
+from model.tally import tally
+from train.step import TrainState
+
+
+@dataclasses.dataclass(frozen=True)
+class Memory:
+    """Bytes of one device."""
+
+    parameters: int
+    optimizer: int
+    averages: int  # the moving average, and float32 weights behind narrower parameters
+    batches: int
+    temporaries: int  # gradients, activations and what products are made of
+    gradients: int  # of the temporaries, where each is held at once in the type of its parameter
+    peak: int
+    available: float | None  # as published
+
+
+@dataclasses.dataclass(frozen=True)
+class Wire:
+    """Bytes that one device sends in a step by one kind of collective over some mesh axes."""
+
+    kind: str
+    axes: str
+    asynchronous: bool
+    bytes: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Figures:
+    """Of one device and one step, unless it says otherwise."""
+
+    devices: int
+    mesh: dict[str, int]
+    tokens: int  # of all devices
+    memory: Memory
+    products: float  # operations of matrix products, without those inside kernels
+    counted: float  # operations by the tally: forward and backward once, attention included
+    cycles: float  # that the compiler estimates, without collectives and kernels
+    wire: list[Wire]
+    seconds: dict[str, float]  # that each bound allows at the published peaks
+
+
+def figures(
+    config: ConfigDict,
+    model_config: ModelConfig,
+    state: TrainState,
+    compiled: Any,
+    mesh: Mesh,
+    chip: Chip | None,
+) -> Figures:
+    """Reads a compiled step.
+
+    Args:
+      config: whole.
+      model_config: of its model.
+      state: the shapes of its state.
+      compiled: as of ``launch.plan.step.compiled_step``.
+      mesh: that it is compiled for.
+      chip: what is published of it; None where nothing is.
+    """
+    sizes = dict(mesh.shape)
+    # A call takes as many steps as it is told; these are the figures of one.
+    program = Program(compiled.as_text(), open_ended=1)
+    sent: defaultdict[tuple[str, str, bool], float] = defaultdict(float)
+    for c in collectives(program, sizes):
+        sent[c.kind, " x ".join(c.axes) or "one device", c.asynchronous] += c.wire
+    wire = [
+        Wire(*key, bytes=count) for key, count in sorted(sent.items(), key=lambda x: -x[1]) if count
+    ]
+    tokens = config.batch_size * config.length
+    counted = tally(model_config, config.length).training_flops * tokens / mesh.size
+    products = product_operations(program)
+    seconds = {}
+    if chip is not None:
+        at_once = sum(w.bytes for w in wire if w.asynchronous)
+        alone = sum(w.bytes for w in wire if not w.asynchronous)
+        seconds = dict(
+            compute=max(products, counted) / chip.flops,
+            wire_synchronous=alone / chip.wire,
+            wire_asynchronous=at_once / chip.wire,
+        )
+        seconds["step"] = (
+            max(seconds["compute"], seconds["wire_asynchronous"]) + seconds["wire_synchronous"]
+        )
+    return Figures(
+        devices=mesh.size,
+        mesh=sizes,
+        tokens=tokens,
+        memory=_memory(state, compiled, chip),
+        products=products,
+        counted=counted,
+        cycles=program.cycles(),
+        wire=wire,
+        seconds=seconds,
+    )
+
+
+def _memory(state: TrainState, compiled: Any, chip: Chip | None) -> Memory:
+    analysis = compiled.memory_analysis()
+    parameters, optimizer = shard_bytes(state.model), shard_bytes(state.optimizer)
+    averages = shard_bytes((state.master, state.ema))
+    return Memory(
+        parameters=parameters,
+        optimizer=optimizer,
+        averages=averages,
+        batches=analysis.argument_size_in_bytes - parameters - optimizer - averages,
+        temporaries=analysis.peak_memory_in_bytes - analysis.argument_size_in_bytes,
+        gradients=parameters,
+        peak=analysis.peak_memory_in_bytes,
+        available=None if chip is None else chip.memory,
+    )

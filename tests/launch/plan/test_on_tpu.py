@@ -1,0 +1,49 @@
+"""GPT-3 planned for TPUs that are not here."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+
+def planned(tmp_path, *arguments):
+    """Runs the command; returns how it ended, and its figures where it has some."""
+    path = tmp_path / "plan.json"
+    done = subprocess.run(
+        [sys.executable, "-m", "launch.plan", f"--json={path}", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done, json.loads(path.read_text()) if path.exists() else None
+
+
+@pytest.mark.extras
+def test_175b_on_a_slice_of_v5p_recomputes_and_sends_no_more_than_it_must(tmp_path, extra):
+    extra("libtpu")
+    done, figures = planned(
+        tmp_path,
+        *("--config=configs/gpt3.py:175b", "--topology=v5p:4x4x8", "--config.model.window=(None,)"),
+        *("--config.mesh.heads=8", "--config.mesh.residual=sharded", "--config.batch_size=128"),
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert figures["mesh"] == dict(data=1, fsdp=16, heads=8, context=1)
+    # Six N D of matrices, and the forward pass once more without the last product of each half.
+    matrices = 175e9 * 128 * 2048 / 128
+    assert 6 * matrices < figures["products"] < 7.5 * matrices
+    assert sum(w["bytes"] for w in figures["wire"]) < 560e9
+    assert figures["memory"]["peak"] < 33e9
+    assert figures["memory"]["parameters"] == pytest.approx(4 * 174.6e9 / 128, rel=0.01)
+
+
+@pytest.mark.extras
+def test_what_does_not_fit_says_what_it_needs(tmp_path, extra):
+    extra("libtpu")
+    done, _ = planned(
+        tmp_path,
+        *("--config=configs/gpt3.py:175b", "--topology=v5e:4x4", "--config.batch_size=16"),
+    )
+    assert done.returncode == 2
+    assert "needs" in done.stderr
+    assert "where a chip has 15.75GiB" in done.stderr

@@ -1,0 +1,103 @@
+"""Plans on forced host devices, against counts by hand."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from configs.errors import UserError
+from launch.plan.__main__ import plan
+from tests.train import tiny
+
+FIELDS = {
+    "batch_size": 8,
+    "length": 16,
+    "model.num_layers": 2,
+    "model.scan_layers": True,
+    "model.norm": "rmsnorm",
+    "mesh.fsdp": 1,
+    "mesh.heads": 8,
+    "model.num_heads": 8,
+    "model.head_dim": 4,
+    "model.mlp_dim": 64,
+    "model.attention_backend": "dense",
+}
+
+
+def planned(**changes):
+    return plan(tiny.config(FIELDS | changes), "cpu:8")[0]
+
+
+def wire(figures, axis):
+    return sum(w.bytes for w in figures.wire if axis in w.axes)
+
+
+def test_products_agree_with_the_tally():
+    figures = planned(**{"mesh.heads": 1, "mesh.fsdp": 8})
+    # A device has one row of 16 tokens. Of pairs all are computed, the tally has those that are
+    # seen; and the vocabulary is padded.
+    shape = tiny.model_config(tiny.config(FIELDS))
+    pairs = 2 * 2 * 8 * (shape.head_dim + shape.value_dim) * (16 * 16 - 16 * 17 / 2)
+    padding = 2 * 16 * shape.embed_dim * (shape.padded_vocab_size - shape.vocab_size)
+    assert figures.products == pytest.approx(figures.counted + 3 * (pairs + padding), rel=0.01)
+
+
+def test_wire_over_heads_is_that_of_the_sums():
+    figures = planned()
+    config = tiny.config(FIELDS)
+    tokens, width = config.batch_size * config.length, config.model.embed_dim
+    residual = 4 * tokens * width
+    sums = 2 * 2 * 2 * residual  # of layers, of attention and MLP, forward and backward
+    sums += residual  # of rows that are looked up
+    sums += residual + 3 * 4 * tokens  # of the loss: the residual's gradient; maxima, sums, labels
+    ring = 2 * 7 / 8
+    # The norm of all gradients is a few numbers more.
+    assert wire(figures, "heads") == pytest.approx(ring * sums, abs=200)
+    assert wire(figures, "fsdp") == 0
+
+
+def test_a_sharded_residual_is_an_eighth_of_the_activations():
+    whole, sharded = (planned(**{"mesh.residual": r}) for r in ("replicated", "sharded"))
+    assert sharded.memory.parameters == whole.memory.parameters
+    assert sharded.memory.peak <= whole.memory.peak
+
+
+def test_state_is_counted_by_kind():
+    figures = planned(**{"mesh.heads": 1, "mesh.fsdp": 8, "optim.ema": 0.9, "optim.name": "adamw"})
+    memory = figures.memory
+    assert memory.optimizer == pytest.approx(2 * memory.parameters, abs=8)
+    assert memory.averages == memory.parameters
+    assert memory.peak >= memory.parameters + memory.optimizer + memory.averages + memory.batches
+
+
+@pytest.mark.parametrize(
+    ("topology", "changes", "sentence"),
+    [
+        ("v9:4", {}, "--topology=v9:4 is no topology .*mean 'v4'.*such as v5p:4x4x8"),
+        ("cpu:0", {}, "--topology=cpu:0 is no topology"),
+        ("cpu:8", {"mesh.heads": 3}, "config.mesh .* change a size"),
+        ("cpu:8", {"length": 20, "mesh.residual": "sharded"}, "length = 20 .*mesh.residual"),
+    ],
+)
+def test_what_cannot_be_planned_says_why(topology, changes, sentence):
+    with pytest.raises(UserError, match=sentence):
+        plan(tiny.config(FIELDS | {"mesh.fsdp": -1} | changes), topology)
+
+
+def test_the_command_prints_and_writes_its_figures(tmp_path):
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "launch.plan", "--config=configs/induction.py"),
+            *("--topology=h100:4", "--config.mesh.heads=2", f"--json={tmp_path}/plan.json"),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    figures = json.loads((tmp_path / "plan.json").read_text())
+    assert figures["mesh"] == dict(data=1, fsdp=2, heads=2, context=1)
+    assert figures["memory"]["available"] == 80e9
+    for words in ("peak", "computing at 989 TFLOP/s", "wire in all", "days for"):
+        assert words in done.stdout
