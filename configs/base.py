@@ -49,8 +49,9 @@ def model() -> ConfigDict:
             # How it is computed.
             scan_layers=config_dict.placeholder(bool),  # scan over the blocks (compile time free
             #                    of depth) or unroll them; None: unrolled up to 12 layers on a CPU
-            remat="none",  # what the backward pass recomputes: "none", "block" (all but the
-            #                block's input), "matmuls" (keeps the results of matrix products)
+            remat="none",  # what the backward pass recomputes: "none", "block" (all but a block's
+            #                input), "offload" (the same, the input kept in the host's memory),
+            #                "matmuls" (nearly nothing: keeps the results of matrix products)
             dtype="float32",  # operands of matrix products and activations: "float32" or "bfloat16"
             param_dtype="float32",  # parameters, and so the optimizer's state
             accumulation_dtype="float32",  # sums inside matrix products, softmax and norms

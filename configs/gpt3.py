@@ -44,17 +44,22 @@ class Row(NamedTuple):
     head_dim: int
     batch_size: int  # sequences
     learning_rate: float  # peak
+    # Chips on which ``launch.plan`` finds that it fits, nothing recomputed but elementwise
+    # functions, with so many shards of heads and microbatches.
+    topology: str
+    heads: int
+    accumulate: int
 
 
 ROWS = {
-    "125m": Row(12, 768, 12, 64, 256, 6.0e-4),
-    "350m": Row(24, 1024, 16, 64, 256, 3.0e-4),
-    "760m": Row(24, 1536, 16, 96, 256, 2.5e-4),
-    "1.3b": Row(24, 2048, 24, 128, 512, 2.0e-4),
-    "2.7b": Row(32, 2560, 32, 80, 512, 1.6e-4),
-    "6.7b": Row(32, 4096, 32, 128, 1024, 1.2e-4),
-    "13b": Row(40, 5120, 40, 128, 1024, 1.0e-4),
-    "175b": Row(96, 12288, 96, 128, 1536, 0.6e-4),
+    "125m": Row(12, 768, 12, 64, 256, 6.0e-4, "v5e:2x2", 1, 4),
+    "350m": Row(24, 1024, 16, 64, 256, 3.0e-4, "v5e:2x4", 1, 4),
+    "760m": Row(24, 1536, 16, 96, 256, 2.5e-4, "v5e:4x4", 1, 4),
+    "1.3b": Row(24, 2048, 24, 128, 512, 2.0e-4, "v5e:4x4", 1, 8),
+    "2.7b": Row(32, 2560, 32, 80, 512, 1.6e-4, "v5e:4x8", 1, 8),
+    "6.7b": Row(32, 4096, 32, 128, 1024, 1.2e-4, "v5p:4x4x4", 1, 2),
+    "13b": Row(40, 5120, 40, 128, 1024, 1.0e-4, "v5p:4x4x4", 1, 4),
+    "175b": Row(96, 12288, 96, 128, 1536, 0.6e-4, "v5p:4x4x8", 4, 12),
 }
 
 
@@ -89,7 +94,7 @@ def get_config(row: str = "125m") -> ConfigDict:
     model.biases = True
     model.tie_embeddings = True
     model.dtype = "bfloat16"
-    model.remat = "block"
+    model.remat = "matmuls"
 
     config.data.source = "files"
     config.data.tokenizer = ""
@@ -107,7 +112,11 @@ def get_config(row: str = "125m") -> ConfigDict:
     config.optim.eps = 1e-8
     config.optim.clip = 1.0
 
+    config.optim.accumulate = size.accumulate
+
     config.mesh.fsdp = -1
+    config.mesh.heads = size.heads
+    config.mesh.residual = "sharded" if size.heads > 1 else "replicated"
     config.checkpoint.every = 1_000
     config.log.eval_every = 1_000
     return config

@@ -103,7 +103,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "model.positions": ("learned", "rotary", "none"),
     "model.norm": ("layernorm", "rmsnorm"),
     "model.mlp": ("gelu_tanh", "gelu_erf", "swiglu", "none", "module:Class"),
-    "model.remat": ("none", "block", "matmuls"),
+    "model.remat": ("none", "block", "matmuls", "offload"),
     "model.dtype": _FLOATS,
     "model.param_dtype": _FLOATS,
     "model.accumulation_dtype": _FLOATS,

@@ -2,6 +2,7 @@
 
 import jax
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from configs import objects
@@ -15,6 +16,9 @@ from model.masks import Mask
 from model.mlp import mlp
 from model.norms import Norm
 from model.parameter import Declare
+
+# The name by which a remat policy finds the residual stream before a block.
+BLOCK_INPUT = "block_input"
 
 
 class Block(nnx.Module):
@@ -50,6 +54,7 @@ class Block(nnx.Module):
           cache: this layer's keys and values of the tokens before, when decoding.
           key: of dropout; None does not drop.
         """
+        x = checkpoint_name(x, BLOCK_INPUT)
         first, second = (None, None) if key is None else jax.random.split(key)
         normed = self.attention_norm(x)
         heads = self.attention.project(normed, positions)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from model.axes import RESIDUAL, TOKENS
-from model.block import Block
+from model.block import BLOCK_INPUT, Block
 from model.cache import Layer
 from model.compute import PRODUCT, Compute
 from model.config import ModelConfig
@@ -16,9 +16,17 @@ from model.devices.choice import device
 from model.heads import Heads
 from model.masks import Mask
 
+# What the backward pass finds, by the name of ``config.remat``; the rest is computed again, and
+# parameters are gathered again.
 _POLICIES = {
     "block": jax.checkpoint_policies.nothing_saveable,
     "matmuls": jax.checkpoint_policies.save_only_these_names(PRODUCT),
+    "offload": jax.checkpoint_policies.save_and_offload_only_these_names(
+        names_which_can_be_saved=[],
+        names_which_can_be_offloaded=[BLOCK_INPUT],
+        offload_src="device",
+        offload_dst="pinned_host",
+    ),
 }
 
 

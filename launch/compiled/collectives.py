@@ -48,20 +48,25 @@ def collectives(program: Program, mesh: Mapping[str, int]) -> list[Collective]:
       program: of many devices.
       mesh: the size of each axis, in the order in which the devices are numbered.
     """
-    callers = {called: i for _, i, _ in program for called in i.called}
+    callers = {called: (where, i) for where, i, _ in program for called in i.called}
     fused, every = program.calling("fusion"), list(_every(program))
-    parts = Counter((kind, i.attribute(_CHANNEL)) for name, i, _, kind in every if name in fused)
     found, begun = [], set()
+
+    def chain(kind: str, name: str, i: Instruction) -> tuple:
+        """What a fusion and those that go on with its collective have in common."""
+        return kind, i.attribute(_CHANNEL), callers[name][0] if name in callers else ""
+
+    parts = Counter(chain(kind, name, i) for name, i, _, kind in every if name in fused)
     for name, i, times, kind in every:
-        channel = kind, i.attribute(_CHANNEL)
+        link = chain(kind, name, i)
         if name in fused:
-            if channel in begun:
+            if link in begun:
                 continue  # of a TPU's fusions, each continues what one began
-            begun.add(channel)
-        caller = callers.get(name)
+            begun.add(link)
+        caller = callers[name][1] if name in callers else None
         overlapping = caller is not None and (
             caller.opcode == "async-start"
-            or (name in fused and ("async" in caller.name or parts[channel] > 1))
+            or (name in fused and ("async" in caller.name or parts[link] > 1))
         )
         if kind == "all-reduce" and name.startswith("all-reduce-scatter"):
             kind = "reduce-scatter"  # a TPU's, as a fusion that cuts the sum at once

@@ -94,7 +94,7 @@ def test_an_odd_head_without_rotary_positions_is_allowed():
             positions=st.sampled_from(["learned", "rotary", "none"]),
             norm=st.sampled_from(["layernorm", "rmsnorm"]),
             mlp=st.sampled_from(["gelu_tanh", "gelu_erf", "swiglu", "none"]),
-            remat=st.sampled_from(["none", "block", "matmuls"]),
+            remat=st.sampled_from(["none", "block", "offload", "matmuls"]),
             dtype=st.sampled_from(["float32", "bfloat16"]),
             query_key_norm=st.booleans(),
             logit_cap=st.none() | st.floats(0.5, 50),

@@ -97,6 +97,7 @@ def test_gradients_equal_differences_of_the_reference(variant):
     [
         dict(remat="block"),
         dict(remat="matmuls"),
+        dict(remat="offload"),
         dict(scan_layers=False),
         dict(scan_layers=False, remat="block"),
         dict(scan_layers=False, remat="matmuls"),
