@@ -1,4 +1,4 @@
-"""Operations and collectives of programs whose counts are known by hand."""
+"""Collectives of programs whose wire is counted by hand."""
 
 import jax
 import jax.numpy as jnp
@@ -7,67 +7,11 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from launch.compiled.collectives import Collective, collectives
-from launch.compiled.operations import product_operations
 from launch.compiled.program import Program
+from tests.launch.compiled.programs import compiled
 from tests.model import small
 
 SIZES = dict(data=2, fsdp=2, heads=2, context=1)
-
-
-def compiled(function, *arrays):
-    return Program(jax.jit(function).lower(*arrays).compile().as_text())
-
-
-@pytest.mark.parametrize("length", [1, 7])
-def test_products_in_loops_are_counted_each_time(length):
-    def layers(x, ws):
-        def layer(x, w):
-            inner = jax.lax.fori_loop(0, 3, lambda _, y: jnp.tanh(y @ w), x)
-            return inner + x @ w, None
-
-        return jax.lax.scan(layer, x, ws)[0]
-
-    program = compiled(layers, jnp.ones((6, 10)), jnp.ones((length, 10, 10)))
-    assert product_operations(program) == length * 4 * 2 * 6 * 10 * 10
-
-
-def test_a_batched_product_is_counted():
-    program = compiled(
-        lambda q, k: jnp.einsum("bhtk,bhsk->bhts", q, k),
-        jnp.ones((2, 3, 5, 4)),
-        jnp.ones((2, 3, 7, 4)),
-    )
-    assert product_operations(program) == 2 * (2 * 3) * 5 * 7 * 4
-
-
-@pytest.mark.parametrize(
-    ("labels", "window", "shapes", "expected"),
-    [
-        # A plain product [8, 16] [16, 32].
-        ("bf_io->bf", "", ((8, 16), (16, 32), (8, 32)), 2 * 8 * 16 * 32),
-        # A batch of 12 as a window over padding: each place of the result meets one.
-        (
-            "0bf_0oi->0bf",
-            "size=12 pad=11_11 rhs_reversal=1",
-            ((1, 5, 7), (12, 3, 7), (12, 5, 3)),
-            2 * 12 * 5 * 7 * 3,
-        ),
-        # A product over two indices, one of them a window as large as the operand.
-        ("0bf_0io->0bf", "size=4", ((4, 5, 7), (4, 7, 3), (1, 5, 3)), 2 * 4 * 5 * 7 * 3),
-        ("0bf_0io->0bf", "size=1 stride=2", ((5, 2, 7), (1, 7, 3), (3, 2, 3)), 2 * 3 * 2 * 7 * 3),
-    ],
-)
-def test_a_tpus_convolutions_are_counted_without_padding(labels, window, shapes, expected):
-    left, right, result = (f"f32[{','.join(map(str, shape))}]{{}}" for shape in shapes)
-    attributes = f"window={{{window}}}, dim_labels={labels}" if window else f"dim_labels={labels}"
-    text = f"""
-ENTRY %main (a: f32[], b: f32[]) -> f32[] {{
-  %a = {left} parameter(0)
-  %b = {right} parameter(1)
-  ROOT %c = {result} convolution(%a, %b), {attributes}
-}}
-"""
-    assert product_operations(Program(text)) == expected
 
 
 def on_mesh(function, *shapes):
@@ -140,20 +84,32 @@ def test_wire_is_that_of_a_ring(kind, factor):
     np.testing.assert_allclose(found.wire, 300 * factor)
 
 
-def test_a_loop_without_a_counter_is_an_error():
-    program = """
-%body (p: (f32[])) -> (f32[]) {
-  ROOT %p = (f32[]) parameter(0)
-}
-%condition (p: (f32[])) -> pred[] {
-  %p = (f32[]) parameter(0)
-  ROOT %q = pred[] constant(true)
-}
-ENTRY %main (a: f32[]) -> (f32[]) {
-  %a = f32[] parameter(0)
-  %t = (f32[]) tuple(%a)
-  ROOT %w = (f32[]) while(%t), condition=%condition, body=%body
-}
+def test_what_a_tpus_fusions_go_on_with_is_counted_once():
+    gather = (
+        "all-gather(%p), channel_id=7, replica_groups={{0,1},{2,3},{4,5},{6,7}}, dimensions={0}"
+    )
+    text = f"""
+%begin (p: f32[4]) -> f32[8] {{
+  %p = f32[4]{{0}} parameter(0)
+  ROOT %g = f32[8]{{0}} {gather}
+}}
+%end (p: f32[4]) -> f32[8] {{
+  %p = f32[4]{{0}} parameter(0)
+  ROOT %g = f32[8]{{0}} {gather}
+}}
+%all-reduce-scatter.1 (p: f32[8]) -> f32[4] {{
+  %p = f32[8]{{0}} parameter(0)
+  %r = f32[8]{{0}} all-reduce(%p), channel_id=8, replica_groups=[4,2]<=[8], to_apply=%add
+  ROOT %c = f32[4]{{0}} slice(%r), slice={{[0:4]}}
+}}
+ENTRY %main (a: f32[4]) -> f32[4] {{
+  %a = f32[4]{{0}} parameter(0)
+  %x = f32[8]{{0}} fusion(%a), kind=kCustom, calls=%begin
+  %y = f32[8]{{0}} fusion(%a), kind=kCustom, calls=%end
+  ROOT %z = f32[4]{{0}} fusion(%y), kind=kCustom, calls=%all-reduce-scatter.1
+}}
 """
-    with pytest.raises(ValueError, match="the loop w does not count up to a limit"):
-        Program(program)
+    gathered, scattered = collectives(Program(text), SIZES)
+    assert (gathered.kind, gathered.asynchronous, gathered.wire) == ("all-gather", True, 16)
+    assert (scattered.kind, scattered.asynchronous) == ("reduce-scatter", False)
+    assert scattered.wire == 16
