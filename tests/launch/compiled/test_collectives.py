@@ -109,7 +109,7 @@ ENTRY %main (a: f32[4]) -> f32[4] {{
   ROOT %z = f32[4]{{0}} fusion(%y), kind=kCustom, calls=%all-reduce-scatter.1
 }}
 """
-    gathered, scattered = collectives(Program(text), SIZES)
+    gathered, scattered = sorted(collectives(Program(text), SIZES), key=lambda c: c.kind)
     assert (gathered.kind, gathered.asynchronous, gathered.wire) == ("all-gather", True, 16)
     assert (scattered.kind, scattered.asynchronous) == ("reduce-scatter", False)
     assert scattered.wire == 16
