@@ -157,6 +157,8 @@ def make_mesh(
         wrong = f"does not divide {len(devices)} devices"
     elif jax.process_count() > 1 and count != len(devices):
         wrong = f"uses {count} of {len(devices)} devices, but every process needs a share"
+    if len({getattr(device, "slice_index", 0) for device in devices[:count]}) > 1:
+        wrong = "spans several TPU slices, which a mesh cannot yet"
     if wrong:
         host = "--host_devices" if field == "--mesh" else "config.host_devices"
         more = f", or split the CPU by {host}" if devices[0].platform == "cpu" else ""

@@ -4,7 +4,8 @@ A parameter is cast to the type of the activation, gathered over the mesh axes t
 ``embed`` axis, and multiplied; sums are in a wider type. Backward, cotangents are rounded to the
 type of the operands first, so that all three products of a matrix multiply the same type; a
 parameter is gathered again rather than held, and its gradient comes out split as it is itself,
-which is a reduce-scatter.
+which is a reduce-scatter. What is summed over the mesh is rounded first, and an activation that is
+split further than the product, as the residual stream may be, is gathered like a parameter.
 """
 
 import functools

@@ -141,3 +141,15 @@ def test_a_host_is_split_into_devices_before_jax_begins():
         "set it in the config of a new process.",
         "cpu",
     ]
+
+
+def test_several_tpu_slices_are_refused(monkeypatch):
+    class Device:
+        platform, device_kind = "tpu", "TPU v5"
+
+        def __init__(self, slice_index):
+            self.slice_index = slice_index
+
+    monkeypatch.setattr(jax, "devices", lambda: [Device(n // 4) for n in range(8)])
+    with pytest.raises(UserError, match=r"config.mesh .* spans several TPU slices"):
+        make_mesh(sizes(fsdp=-1))
