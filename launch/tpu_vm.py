@@ -24,10 +24,12 @@ from configs import keyboard
 if __name__ == "__main__":
     keyboard.end_at_once()  # the imports below take seconds
 
+import math
 import re
 import shlex
 import shutil
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -142,6 +144,18 @@ def generation(accelerator_type: str) -> str:
             f"--type={accelerator_type} needs a size after one hyphen, such as {name}-8."
         )
     return name
+
+
+def has_several_hosts(accelerator_type: str, topology: str = "") -> bool:
+    """Tells whether a slice has more than one host: more than 8 cores up to v5p, or chips since.
+
+    A host has 4 chips of two cores up to v5p, and up to 8 chips of a v5e or v6e.
+    """
+    if topology:
+        chips = math.prod(int(n) for n in topology.split("x"))
+        return chips > (8 if generation(accelerator_type) in ("v5litepod", "v6e") else 4)
+    generation(accelerator_type)
+    return int(accelerator_type.partition("-")[2]) > 8
 
 
 def create_command(
@@ -315,6 +329,12 @@ def main(verb: str) -> None:
                     valid_until=given.valid_until,
                 )
             ]
+            if has_several_hosts(given.type, given.topology):
+                print(
+                    "note: this slice has several hosts, and a run is one process yet: on each "
+                    "host it would train alone. Slices of one host have up to 8 in --type.",
+                    file=sys.stderr,
+                )
         elif verb == "delete":
             commands = [delete_command(given.name, given.zone, given.project)]
         else:

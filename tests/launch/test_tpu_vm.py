@@ -204,6 +204,30 @@ def test_dry_run_prints_what_a_shell_reads_back():
 
 
 @pytest.mark.parametrize(
+    ("accelerator_type", "topology", "expected"),
+    [
+        ("v5litepod-8", "", False),
+        ("v5litepod-16", "", True),
+        ("v5p-8", "", False),
+        ("v5p-16", "", True),
+        ("v6e-8", "2x4", False),
+        ("v6e-8", "4x4", True),
+        ("v4-8", "2x2x1", False),
+        ("v4-8", "2x2x2", True),
+    ],
+)
+def test_slices_of_several_hosts_are_known(accelerator_type, topology, expected):
+    assert tpu_vm.has_several_hosts(accelerator_type, topology) == expected
+
+
+def test_a_slice_of_several_hosts_is_noted():
+    for kind, noted in (("v5litepod-8", False), ("v5litepod-16", True)):
+        done = command("create", *PLACE, f"--type={kind}", "--dry_run")
+        assert done.returncode == 0, done.stderr
+        assert ("each host it would train alone" in " ".join(done.stderr.split())) == noted
+
+
+@pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (PLACE, "the command needs one of the words create, run, delete"),
