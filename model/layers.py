@@ -89,17 +89,19 @@ def run(
             return function
         return jax.checkpoint(function, policy=_POLICIES[config.remat], prevent_cse=not scans)
 
+    one = remat(Block.__call__)
+
     def several(x: Array, part: tuple) -> tuple[Array, list]:
         written = []
         for block, remembered, drop in zip(*part, strict=True):
-            x, after = block(x, positions, mask, remembered, drop)
+            x, after = one(block, x, positions, mask, remembered, drop)
             written.append(after)
         return x, written
 
     if scans:
         drops = none[:period] if keys is None else [keys[i::period] for i in range(period)]
-        return jax.lax.scan(remat(several), x, (list(blocks), cache or none[:period], drops))
-    written, one = [], remat(Block.__call__)
+        return jax.lax.scan(several, x, (list(blocks), cache or none[:period], drops))
+    written = []
     drops = none if keys is None else list(keys)
     cut = unstacked(blocks) if layers is None else layers
     for i, (block, remembered, drop) in enumerate(zip(cut, cache or none, drops, strict=True)):
