@@ -154,7 +154,6 @@ def has_several_hosts(accelerator_type: str, topology: str = "") -> bool:
     if topology:
         chips = math.prod(int(n) for n in topology.split("x"))
         return chips > (8 if generation(accelerator_type) in ("v5litepod", "v6e") else 4)
-    generation(accelerator_type)
     return int(accelerator_type.partition("-")[2]) > 8
 
 

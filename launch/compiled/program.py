@@ -22,8 +22,8 @@ _SIZES = dict(
 )
 _CALLED = re.compile(r"(?:calls|to_apply|body|true_computation|false_computation)=%([\w.\-]+)")
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
-# What these call combines two numbers, and is no work of its own.
-_COMBINING = ("reduce", "reduce-window", "sort", "scatter", "map", "select-and-scatter")
+# What an instruction calls whose name begins so combines two numbers, and is no work of its own.
+_COMBINING = ("reduce", "all-reduce", "sort", "scatter", "map", "select-and-scatter")
 # Their operands, in place of names, are numbers.
 _LITERAL = ("constant", "parameter", "iota")
 # What passes a value on as it is.
@@ -156,8 +156,7 @@ class Program:
         return [
             (callee, self._rounds(name, i) if i.opcode == "while" else 1)
             for i in self.computations[name].values()
-            if i.opcode not in _COMBINING and "all-reduce" not in i.opcode
-            if not i.opcode.startswith("reduce-scatter")
+            if not i.opcode.startswith(_COMBINING)
             for callee in i.called
         ]
 

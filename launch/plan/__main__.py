@@ -29,6 +29,7 @@ from launch.plan import step, topologies
 from launch.plan.figures import Figures, figures
 from model.axes import check_mesh, make_mesh
 from model.tally import model_config as model_config_of
+from train.step import make_optimizer
 
 
 def plan(config: ConfigDict, topology: str) -> tuple[Figures, Chip | None]:
@@ -46,9 +47,10 @@ def plan(config: ConfigDict, topology: str) -> tuple[Figures, Chip | None]:
     rows = config.batch_size // config.optim.accumulate
     check_mesh(mesh, model_config, rows, config.length, config.mesh.residual)
     documents = config.data.rows == "packed" and config.data.source != "repeats"
-    state = step.abstract_state(config, model_config, mesh)
+    optimizer = make_optimizer(config, model_config)
+    state = step.abstract_state(config, model_config, optimizer, mesh)
     try:
-        compiled = step.compiled_step(config, model_config, state, mesh, documents)
+        compiled = step.compiled_step(config, optimizer, state, mesh, documents)
     except Exception as error:  # the compiler's own
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise

@@ -102,7 +102,7 @@ def figures(
         devices=mesh.size,
         mesh=sizes,
         tokens=tokens,
-        memory=_memory(state, compiled, chip),
+        memory=_memory(state, compiled, mesh, chip),
         products=products,
         counted=counted,
         cycles=program.cycles(),
@@ -111,17 +111,21 @@ def figures(
     )
 
 
-def _memory(state: TrainState, compiled: Any, chip: Chip | None) -> Memory:
+def _memory(state: TrainState, compiled: Any, mesh: Mesh, chip: Chip | None) -> Memory:
     analysis = compiled.memory_analysis()
+    arguments, peak = analysis.argument_size_in_bytes, analysis.peak_memory_in_bytes
+    if mesh.devices.flat[0].platform == "cpu":  # whose peak leaves the temporaries out
+        new = analysis.output_size_in_bytes - analysis.alias_size_in_bytes
+        peak = arguments + new + analysis.temp_size_in_bytes
     parameters, optimizer = shard_bytes(state.model), shard_bytes(state.optimizer)
     averages = shard_bytes((state.master, state.ema))
     return Memory(
         parameters=parameters,
         optimizer=optimizer,
         averages=averages,
-        batches=analysis.argument_size_in_bytes - parameters - optimizer - averages,
-        temporaries=analysis.peak_memory_in_bytes - analysis.argument_size_in_bytes,
+        batches=arguments - parameters - optimizer - averages,
+        temporaries=peak - arguments,
         gradients=parameters,
-        peak=analysis.peak_memory_in_bytes,
+        peak=peak,
         available=None if chip is None else chip.memory,
     )

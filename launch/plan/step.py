@@ -13,12 +13,15 @@ from model.axes import ShardingRules
 from model.config import ModelConfig
 from text.rows import Rows
 from train.numbers import Numbers
-from train.step import TrainState, init_state, make_optimizer, make_step
+from train.optimizer import Optimizer
+from train.step import TrainState, init_state, make_step
 
 
-def abstract_state(config: ConfigDict, model_config: ModelConfig, mesh: Mesh) -> TrainState:
+def abstract_state(
+    config: ConfigDict, model_config: ModelConfig, optimizer: Optimizer, mesh: Mesh
+) -> TrainState:
     """Returns the shapes of a run's state, each sharded over a mesh as the run has it."""
-    optimizer, rules = make_optimizer(config, model_config), ShardingRules.of(config.mesh)
+    rules = ShardingRules.of(config.mesh)
     with jax.set_mesh(mesh):
         state = jax.eval_shape(
             lambda: init_state(model_config, optimizer, jax.random.key(0), rules)
@@ -27,13 +30,13 @@ def abstract_state(config: ConfigDict, model_config: ModelConfig, mesh: Mesh) ->
 
 
 def compiled_step(
-    config: ConfigDict, model_config: ModelConfig, state: TrainState, mesh: Mesh, documents: bool
+    config: ConfigDict, optimizer: Optimizer, state: TrainState, mesh: Mesh, documents: bool
 ) -> Any:
     """Returns ``train.step.make_step`` compiled for a mesh.
 
     Args:
       config: whole.
-      model_config: of its model.
+      optimizer: of it.
       state: as of ``abstract_state``.
       mesh: of devices that need not be here.
       documents: whether a row has several.
@@ -54,7 +57,7 @@ def compiled_step(
         batches = Rows(tokens, tokens, rows(jnp.bool_), of_documents, of_documents)
         numbers = jax.eval_shape(lambda: Numbers.of(config))
         count = jax.ShapeDtypeStruct((), jnp.int32)
-        step: Any = make_step(config, make_optimizer(config, model_config))
+        step: Any = make_step(config, optimizer)
         return step.lower(state, batches, count, numbers).compile()
 
 

@@ -57,10 +57,13 @@ def test_wire_over_heads_is_that_of_the_sums():
     assert wire(figures, "fsdp") == 0
 
 
-def test_a_sharded_residual_is_an_eighth_of_the_activations():
-    whole, sharded = (planned(**{"mesh.residual": r}) for r in ("replicated", "sharded"))
+def test_a_sharded_residual_takes_less_memory():
+    fields = {"batch_size": 64, "model.remat": "block"}
+    whole, sharded = (planned(**fields, **{"mesh.residual": r}) for r in ("replicated", "sharded"))
     assert sharded.memory.parameters == whole.memory.parameters
-    assert sharded.memory.peak <= whole.memory.peak
+    # Of each layer's input in float32 an eighth is left.
+    inputs = 4 * 2 * 64 * 16 * tiny.config(FIELDS).model.embed_dim
+    assert whole.memory.peak - sharded.memory.peak > 0.8 * 7 / 8 * inputs
 
 
 def test_state_is_counted_by_kind():
