@@ -13,6 +13,7 @@ A command begins so, before the imports that take seconds; imported as a module 
 
 import os
 import signal
+from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import NoReturn
 
@@ -26,12 +27,18 @@ def end_at_once() -> None:
 class Interrupt:
     """While active, notes the first SIGINT or SIGTERM; a second one ends the process at once."""
 
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        numbers: Sequence[int] = (signal.SIGINT, signal.SIGTERM),
+        then: Callable[[], None] | None = None,
+    ) -> None:
+        """Args: the signals; what else to do at the first one."""
         self.signal: int | None = None
+        self._numbers, self._then = numbers, then
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> "Interrupt":
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in self._numbers:
             self._before[number] = signal.signal(number, self._note)
         return self
 
@@ -43,6 +50,8 @@ class Interrupt:
         del frame
         self.signal = number
         signal.signal(number, signal.SIG_DFL)
+        if self._then is not None:
+            self._then()
 
 
 def _end(number: int, frame: FrameType | None) -> NoReturn:

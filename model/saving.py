@@ -8,11 +8,14 @@ from pathlib import Path
 import jax
 import orbax.checkpoint.experimental.v1 as ocp
 from jaxtyping import PyTree
+from orbax.checkpoint import multihost
 
 from configs.errors import UserError, first_line
 from configs.files import write_text
 from model.manifest import FORMAT, MANIFEST, is_whole
 from model.parameter import by_name
+
+_LONGEST_WAIT = 3_600_000  # milliseconds, until process 0 has written the plain files
 
 _copy = jax.jit(lambda array: array.copy())
 
@@ -20,8 +23,8 @@ _copy = jax.jit(lambda array: array.copy())
 def save(path: Path, items: dict[str, PyTree], documents: dict[str, str]) -> Future[None]:
     """Begins to write a step or a model: when this returns, its arrays may be overwritten.
 
-    ``items`` are the arrays of each Orbax item, ``documents`` the texts of the plain files.
-    A folder that is not whole is replaced.
+    ``items`` are the arrays of each Orbax item, ``documents`` the texts of the plain files; there
+    has to be room (``make_room``). All processes of a run call it.
 
     Returns:
       A future, done when the save is whole; it raises UserError where it could not be written.
@@ -29,8 +32,6 @@ def save(path: Path, items: dict[str, PyTree], documents: dict[str, str]) -> Fut
     Raises:
       UserError: nothing can be written there.
     """
-    if path.exists() and not is_whole(path):
-        delete(path)
     if jax.default_backend() == "cpu":  # it would lend its arrays to the writer
         items = jax.tree.map(_copy, items)
     try:
@@ -40,6 +41,8 @@ def save(path: Path, items: dict[str, PyTree], documents: dict[str, str]) -> Fut
             f"{path} cannot be written ({error.strerror}); name a workdir that can."
         ) from error
 
+    barrier = multihost.get_barrier_sync_fn()
+
     def finish() -> None:
         try:
             arrays.result()
@@ -47,6 +50,7 @@ def save(path: Path, items: dict[str, PyTree], documents: dict[str, str]) -> Fut
                 for name, text in documents.items():
                     write_text(path / name, text)
                 write_manifest(path)
+            barrier(key=f"whole {path}", timeout_ms=_LONGEST_WAIT)
         except Exception as error:  # Orbax and tensorstore raise whatever the disk causes
             raise UserError(
                 f"{path} could not be written ({first_line(error)}); what was saved before is "
@@ -54,6 +58,15 @@ def save(path: Path, items: dict[str, PyTree], documents: dict[str, str]) -> Fut
             ) from error
 
     return ThreadPoolExecutor(1, "save").submit(finish)
+
+
+def make_room(path: Path) -> bool:
+    """Deletes a step that is not whole; returns whether none is there now."""
+    if is_whole(path):
+        return False
+    if path.exists():
+        delete(path)
+    return True
 
 
 def delete(path: Path) -> None:

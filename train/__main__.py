@@ -18,10 +18,12 @@ from configs.errors import UserError
 from configs.folders import folder
 from model.compiled import keep_compiled
 from train.loop import train
+from train.processes import joining
 
 
 def _define_flags() -> None:
     command.define_config()
+    joining.define_flags()
     flags.DEFINE_string("workdir", None, "The run's folder; made if it is not there.")
 
 
@@ -30,9 +32,11 @@ def main() -> None:
     keep_compiled()
     if not flags.FLAGS.workdir:
         raise UserError("--workdir is missing; name the run's folder, for example runs/toy.")
+    config, workdir = command.config(), folder(flags.FLAGS.workdir, "--workdir")
     console = SteadyConsole()
-    outcome = train(command.config(), folder(flags.FLAGS.workdir, "--workdir"), console)
-    console.check()
+    with joining.join() as processes:
+        outcome = train(config, workdir, console, processes)
+        console.check()
     if outcome.signal is not None:
         sys.exit(128 + outcome.signal)
 

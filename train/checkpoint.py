@@ -17,11 +17,13 @@ from model import manifest
 from model.manifest import CONFIG, EMA, MODEL, OPTIMIZER, STATE, STEPS, TOKENIZER
 from model.parameter import named_arrays, with_arrays
 from model.saved import Saved, open_saved
-from model.saving import delete, save
+from model.saving import delete, make_room, save
 from model.transformer import Transformer
 from text.tokenizers import Tokenizer
 from train.calls import due
 from train.metrics import read
+from train.processes.alike import wait_for
+from train.processes.group import Processes
 from train.step import TrainState
 
 MASTER = "master"  # beside the optimizer's own arrays
@@ -36,8 +38,9 @@ class Checkpoints:
         config: ConfigDict,
         tokenizer: Tokenizer | None,
         corpus: str | None = None,
+        processes: Processes | None = None,
     ):
-        """Args: the run's folder, its resolved config, its tokenizer, the digest of its text.
+        """Args: the run's folder, its config, its tokenizer, the digest of its text, who runs it.
 
         Raises:
           UserError: the folder cannot be made.
@@ -45,12 +48,16 @@ class Checkpoints:
         self.workdir = workdir
         self.config = config
         self.tokenizer, self.corpus = tokenizer, corpus
+        self.processes = processes or Processes()
         self._saving: Future[None] | None = None
+        self.processes.told(self._make)
+
+    def _make(self) -> None:
         try:
-            (workdir / STEPS).mkdir(parents=True, exist_ok=True)
+            (self.workdir / STEPS).mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(
-                f"--workdir={workdir} cannot be made ({error.strerror}); name another folder."
+                f"--workdir={self.workdir} cannot be made ({error.strerror}); name another folder."
             ) from error
 
     def __enter__(self) -> "Checkpoints":
@@ -72,7 +79,7 @@ class Checkpoints:
         """
         self.wait()
         path = self.workdir / STEPS / str(step)
-        if manifest.is_whole(path):
+        if not self.processes.told(lambda: make_room(path)):
             return
         about = dict(step=step, corpus=self.corpus)
         documents = {CONFIG: resolved.to_json(self.config), STATE: json.dumps(about) + "\n"}
@@ -88,7 +95,8 @@ class Checkpoints:
         if self._saving is not None:
             pending, self._saving = self._saving, None
             pending.result()
-            self._thin()
+            if self.processes.first:
+                self._thin()
 
     def restore(self, abstract: TrainState, mesh: Mesh) -> TrainState | None:
         """Returns the newest whole step on a mesh, or None where there is none.
@@ -97,9 +105,15 @@ class Checkpoints:
           abstract: the state's shapes and shardings.
           mesh: to put it on; it need not be the one that the step was saved from.
         """
-        latest = newest(self.workdir)
-        if latest is None:
+
+        def decide() -> str:
+            found = newest(self.workdir)
+            return str(found.path) if found else ""
+
+        path = self.processes.told(decide)
+        if not path:
             return None
+        latest = self.processes.together(lambda: open_saved(wait_for(path)))
         if latest.step is None:
             raise UserError(
                 f"{latest.path} is a saved model, without the state of a run; begin a new run with "
@@ -116,6 +130,10 @@ class Checkpoints:
         ema = ema if begun else ema | jax.tree.map(jax.numpy.copy, master)
         step = jax.device_put(jax.numpy.int32(latest.step), jax.NamedSharding(mesh, jax.P()))
         return TrainState(step, with_arrays(abstract.model, model), optimizer, master, ema)
+
+    def damaged(self) -> list[int]:
+        """Returns the steps that were whole once and are not now."""
+        return self.processes.told(lambda: manifest.damaged_steps(self.workdir))
 
     def _thin(self) -> None:
         keep = self.config.checkpoint

@@ -1,6 +1,7 @@
 """Accuracy on the words that the lecture grammar determines, told apart by what training saw."""
 
 from collections import defaultdict
+from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -16,7 +17,12 @@ from train.batches import make_batch
 
 
 def determined_accuracy(
-    model: Transformer, tokenizer: Tokenizer, config: ConfigDict, mesh: Mesh, documents: int
+    model: Transformer,
+    tokenizer: Tokenizer,
+    config: ConfigDict,
+    mesh: Mesh,
+    documents: int,
+    stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, float]:
     """Returns the share of determined words that the model finds likeliest.
 
@@ -26,10 +32,12 @@ def determined_accuracy(
       config: whole; ``data`` says which documents are held out, none longer than ``length``.
       mesh: that the model is on.
       documents: how many held-out documents to read; all of them when 0.
+      stop: asked before each batch, whether to leave it at that.
 
     Returns:
       "accuracy", "accuracy/seen" and "accuracy/held_out" (combinations that training shows, and
-      that it never shows), and "accuracy/<rule>" for each rule of the grammar.
+      that it never shows), and "accuracy/<rule>" for each rule of the grammar; nothing where it
+      was to stop.
     """
     data = config.data
     texts = grammar.documents(data.validation_documents, data.grammar_seed, "validation")
@@ -39,7 +47,9 @@ def determined_accuracy(
     for row, tokens in zip(labels, ids, strict=True):
         row[: len(tokens)] = tokens
     rows = config.batch_size // config.optim.accumulate  # a microbatch: no more may fit
-    predicted = _predictions(model, labels, tokenizer.end_id or 0, mesh, rows)
+    predicted = _predictions(model, labels, tokenizer.end_id or 0, mesh, rows, stop)
+    if len(predicted) < len(labels):
+        return {}
     hits: dict[str, list[bool]] = defaultdict(list)
     for row, text in enumerate(texts):
         for word in grammar.explain(text):
@@ -50,17 +60,27 @@ def determined_accuracy(
 
 
 def _predictions(
-    model: Transformer, labels: Int[np.ndarray, "N T"], end: int, mesh: Mesh, batch_size: int
-) -> Int[np.ndarray, "N T"]:
-    """Returns the likeliest token at each place of documents that begin after an end token."""
+    model: Transformer,
+    labels: Int[np.ndarray, "N T"],
+    end: int,
+    mesh: Mesh,
+    batch_size: int,
+    stop: Callable[[], bool],
+) -> Int[np.ndarray, "n T"]:
+    """Returns the likeliest token at each place of documents that begin after an end token.
+
+    There are fewer rows where it was to stop.
+    """
     read = np.concatenate([np.full_like(labels[:, :1], end), labels[:, :-1]], axis=1)
 
     def rows(numbers: Int[np.ndarray, "B"]) -> Rows:
         inside = np.minimum(numbers, len(read) - 1)
         return Rows(read[inside], labels[inside], np.ones_like(labels[inside], bool))
 
-    predicted = []
+    predicted = [labels[:0]]
     for start in range(0, len(read), batch_size):
+        if stop():
+            break
         batch = make_batch(rows, start + np.arange(batch_size), mesh, model.compute.rules)
         predicted.append(np.asarray(_likeliest(model, batch.tokens)))
     return np.concatenate(predicted)[: len(read)]

@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +26,7 @@ def evaluate(
     config: ConfigDict,
     mesh: Mesh,
     batches: int,
+    stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, float]:
     """Measures a model on held-out rows.
 
@@ -36,17 +37,20 @@ def evaluate(
       config: whole.
       mesh: that the model is on.
       batches: how many to read; all when 0.
+      stop: asked before each batch, whether to leave it at that.
 
     Returns:
       "loss" (nats a token), "perplexity", "bits_per_byte" (of the text that the tokens stand
-      for; not for random tokens), and for the grammar the accuracies of ``determined_accuracy``.
+      for; not for random tokens), and for the grammar the accuracies of ``determined_accuracy``;
+      nothing where it was to stop.
     """
     rules, accumulate = model.compute.rules, config.optim.accumulate
     read = evaluation_batches(source, config.batch_size, batches, mesh, rules, accumulate)
-    figures = text_loss(model, read, tokenizer, mesh, config.loss_chunk)
-    if config.data.source == "grammar" and tokenizer is not None:
+    figures = text_loss(model, read, tokenizer, mesh, config.loss_chunk, stop)
+    if figures and config.data.source == "grammar" and tokenizer is not None:
         documents = batches * config.batch_size
-        figures.update(determined_accuracy(model, tokenizer, config, mesh, documents))
+        accuracy = determined_accuracy(model, tokenizer, config, mesh, documents, stop)
+        return figures | accuracy if accuracy else {}
     return figures
 
 
@@ -56,6 +60,7 @@ def text_loss(
     tokenizer: Tokenizer | None,
     mesh: Mesh,
     chunk: int | None = None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, float]:
     """Returns "loss", "perplexity", and "bits_per_byte" where tokens stand for text.
 
@@ -69,6 +74,8 @@ def text_loss(
     table = jax.device_put(sizes, NamedSharding(mesh, PartitionSpec()))
     nats = tokens = size = 0.0
     for batch in batches:
+        if stop():
+            return {}
         with jax.set_mesh(mesh):
             sums = jax.device_get(_sums(model, batch, table, chunk))
         nats, tokens, size = nats + sums[0], tokens + sums[1], size + sums[2]

@@ -16,10 +16,10 @@ from rich.console import Console
 from configs import resolved
 from configs.errors import UserError
 from configs.files import write_text
-from configs.keyboard import Interrupt
 from model.axes import ShardingRules, check_mesh, make_mesh, split_host
 from model.config import ModelConfig
-from model.manifest import CONFIG, damaged_steps
+from model.manifest import CONFIG
+from model.saved import open_saved
 from text.reading import Sources, open_sources
 from train import loss, profile
 from train.batches import training_batches
@@ -27,9 +27,11 @@ from train.calls import calls, due
 from train.checkpoint import Checkpoints, check_corpus, check_workdir, start_from
 from train.held_out import evaluate
 from train.memory import check_memory
-from train.metrics import Metrics, read
+from train.metrics import Metrics, Unwritten, read
 from train.numbers import Numbers
 from train.optimizer import Optimizer
+from train.processes.alike import check_alike, check_shared
+from train.processes.group import Processes
 from train.progress import RunProgress, clock
 from train.record import Record
 from train.step import TrainState, all_finite, init_state, make_optimizer, make_step, state_of
@@ -45,32 +47,45 @@ class Outcome:
     signal: int | None  # that asked it to end; it may have come too late to end it early
 
 
-def train(config: ConfigDict, workdir: Path, console: Console | None = None) -> Outcome:
+def train(
+    config: ConfigDict,
+    workdir: Path,
+    console: Console | None = None,
+    processes: Processes | None = None,
+) -> Outcome:
     """Trains a config in a folder, going on from its newest whole step.
 
     Args:
       config: with the fields of configs/base.py.
       workdir: holds config.json, metrics.jsonl, tensorboard/ and checkpoints/.
-      console: for progress; standard output when None.
+      console: for progress; standard output when None. Process 0 alone shows any.
+      processes: of the run, where there are several.
 
     Raises:
       UserError: the config, the text, the folder or a checkpoint does not serve.
     """
-    console = console or Console()
+    processes = processes or Processes()
+    console = console or Console() if processes.first else Console(quiet=True)
     resolved.check(config)
     loss.by_name(config.loss)  # a mistake shows before anything is read or compiled
     split_host(config.host_devices)
-    sources = open_sources(config)
+    check_shared(workdir, processes)
+    sources = processes.together(lambda: open_sources(config))
     config = resolved.resolve(config, sources.vocab_size)
+    check_alike(processes, config, sources.digest)
     model_config = ModelConfig.from_config(config.model, sources.vocab_size, config.length)
     mesh = make_mesh(config.mesh.to_dict())
     rows = config.batch_size // config.optim.accumulate
     check_mesh(mesh, model_config, rows, config.length, config.mesh.residual)
     check_memory(config, model_config, mesh)
-    changes = check_workdir(workdir, config)
-    check_corpus(workdir, sources.digest)
+
+    def check() -> dict[str, tuple]:
+        check_corpus(workdir, sources.digest)
+        return check_workdir(workdir, config)
+
+    changes = processes.told(check)
     with jax.set_mesh(mesh):
-        return _run(config, model_config, sources, mesh, workdir, changes, console)
+        return _run(config, model_config, sources, mesh, workdir, changes, console, processes)
 
 
 def _run(
@@ -81,10 +96,13 @@ def _run(
     workdir: Path,
     changes: dict[str, tuple],
     console: Console,
+    processes: Processes,
 ) -> Outcome:
     optimizer = make_optimizer(config, model_config)
-    checkpoints = Checkpoints(workdir, config, sources.tokenizer, sources.digest)
-    state = _first_state(config, model_config, optimizer, checkpoints, sources, mesh, console)
+    checkpoints = Checkpoints(workdir, config, sources.tokenizer, sources.digest, processes)
+    state = _first_state(
+        config, model_config, optimizer, checkpoints, sources, mesh, console, processes
+    )
     start = int(state.step)
     documents = config.data.rows == "packed" and sources.tokenizer is not None
     rows = config.batch_size // config.optim.accumulate
@@ -92,16 +110,16 @@ def _run(
     console.print(line, highlight=False, markup=False)
     for name, (old, new) in changes.items():
         console.print(f"config.{name}: {old!r} -> {new!r}", highlight=False, markup=False)
-    over, evaluation = start >= config.steps, _evaluation(workdir, start)
+    over, evaluation = start >= config.steps, processes.told(lambda: _evaluation(workdir, start))
     if over:
         console.print(f"{workdir} already has {start} steps.", highlight=False)
         if evaluation:
             return Outcome(start, math.nan, evaluation, None)
-    else:
+    elif processes.first:
         write_text(workdir / CONFIG, resolved.to_json(config))
 
     step, numbers = make_step(config, optimizer), Numbers.of(config)
-    metrics = Metrics(workdir, start, config.log.tensorboard)
+    metrics = Metrics(workdir, start, config.log.tensorboard) if processes.first else Unwritten()
     progress = RunProgress(config.steps, start, console)
     everies = (config.log.eval_every, config.checkpoint.every)
     edges = profile.edges(config.log.profile)
@@ -110,30 +128,39 @@ def _run(
     batches = training_batches(
         sources.train, config.batch_size, cut, slots, mesh, ShardingRules(), config.data.prefetch
     )
-    record = Record(config, model_config, metrics, progress, mesh, start)
+    record = Record(config, model_config, metrics, progress, mesh, start, processes)
     # Forced host devices share a pool of threads: two steps at once can starve their sums.
     in_turn = mesh.size > 1 and mesh.devices.flat[0].platform == "cpu"
-    taken, stopped = start, None
+    taken, stopped = start, False
 
     def measure(last: bool) -> dict[str, float]:
-        """Evaluates the state, and writes and shows what it finds."""
+        """Evaluates the state, and writes and shows what it finds; nothing if asked to stop."""
         held_out, count = sources.validation, 0 if last else config.log.eval_batches
-        figures = evaluate(state.model, held_out, sources.tokenizer, config, mesh, count)
+        figures = evaluate(
+            state.model, held_out, sources.tokenizer, config, mesh, count, stop.asked
+        )
+        if not figures:
+            return {}
         metrics.write(taken, {f"eval/{name}": value for name, value in figures.items()})
         progress.say(f"step {taken}/{config.steps}  held out: {_shown(figures)}")
         record.skip_time(taken)
         return figures
 
+    def save() -> None:
+        metrics.sync()
+        checkpoints.save(state, taken)
+
     with (
-        Interrupt() as interrupt,
+        processes.stop() as stop,
         contextlib.closing(metrics),
         contextlib.closing(progress),
-        profile.Profile(config.log.profile, workdir) as traced,
+        profile.Profile(config.log.profile if processes.first else (), workdir) as traced,
         checkpoints,
     ):
         # A run that ended before the evaluation of its saved step makes up for it.
         if not evaluation and (over or (start and due(config.log.eval_every, start))):
             evaluation = measure(over)
+            stopped = not evaluation
         for call, batch in batches:
             state, values = traced.take(call, step, state, batch, jnp.int32(len(call)), numbers)
             if not in_turn:
@@ -142,9 +169,9 @@ def _run(
             if in_turn:
                 record.write()
             taken = call.stop
-            stopped = interrupt.signal  # read once: one that comes later is for the next call
+            stopped = stop.asked()  # once: a signal that comes later is for the next call
             last = taken == config.steps
-            saves = checkpoints.due(taken) or stopped is not None
+            saves = checkpoints.due(taken) or stopped
             evaluates = last or due(config.log.eval_every, taken)
             if saves or evaluates:
                 finite = all_finite(state)
@@ -155,19 +182,21 @@ def _run(
                         "saved; lower optim.learning_rate, or set optim.clip."
                     )
             if saves:
-                metrics.sync()
-                checkpoints.save(state, taken)
-            if stopped is not None:
-                break
-            if evaluates:
+                save()
+            if evaluates and not stopped:
                 evaluation = measure(last)
+                stopped = not evaluation
+                if stopped and not saves:
+                    save()
+            if stopped:
+                break
         record.write()
         checkpoints.wait()
-        if stopped is not None:
+        if stopped:
             progress.say(f"stopped by a signal and saved at step {taken}; run again to go on.")
         elif not over:
             progress.say(_summary(config, record, evaluation, workdir))
-    return Outcome(taken, record.loss, evaluation, interrupt.signal)
+    return Outcome(taken, record.loss, evaluation, stop.signal)
 
 
 def _first_state(
@@ -178,6 +207,7 @@ def _first_state(
     sources: Sources,
     mesh: Mesh,
     console: Console,
+    processes: Processes,
 ) -> TrainState:
     """The run's own newest step, else given parameters, else a fresh start."""
     fresh = functools.partial(
@@ -185,7 +215,7 @@ def _first_state(
     )
     abstract = jax.eval_shape(fresh, jax.random.key(config.seed))
     state = checkpoints.restore(abstract, mesh)
-    for step in damaged_steps(checkpoints.workdir):
+    for step in checkpoints.damaged():
         console.print(f"step {step} has files missing or cut off: passed over", highlight=False)
     if state is not None:
         console.print(f"resumed from step {int(state.step)}", highlight=False)
@@ -195,7 +225,8 @@ def _first_state(
     source = config.checkpoint.restore_from
     if not source:
         return jax.jit(fresh, compiler_options=options)(jax.random.key(config.seed))
-    model = start_from(source, abstract.model, sources.tokenizer, mesh)
+    newest = processes.told(lambda: str(open_saved(source, "checkpoint.restore_from").path))
+    model = start_from(newest, abstract.model, sources.tokenizer, mesh)
     console.print(f"parameters from {source}", highlight=False)
     begin = functools.partial(state_of, optimizer)
     return jax.jit(begin, donate_argnums=0, compiler_options=options)(model)

@@ -68,6 +68,22 @@ class Metrics:
         self._board.close()
 
 
+class Unwritten(Metrics):
+    """The record of a process that writes none."""
+
+    def __init__(self) -> None:
+        pass
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Writes nothing."""
+
+    def sync(self) -> None:
+        """Returns at once."""
+
+    def close(self) -> None:
+        """Ends nothing."""
+
+
 def read(workdir: Path) -> list[dict[str, Any]]:
     """Returns the rows of a run, one a step; a line that was cut off is left out.
 

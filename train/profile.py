@@ -30,11 +30,8 @@ class Profile:
         if call.start + 1 in self._steps and not self._tracing:
             options = jax.profiler.ProfileOptions()
             options.python_tracer_level = 0  # what Python calls would drown what devices do
-            # Perfetto reads one file; where several processes write, XProf joins them.
             jax.profiler.start_trace(
-                self._folder,
-                create_perfetto_trace=jax.process_count() == 1,
-                profiler_options=options,
+                self._folder, create_perfetto_trace=True, profiler_options=options
             )
             self._tracing = True
         with jax.profiler.StepTraceAnnotation("train", step_num=call.start + 1):

@@ -14,6 +14,8 @@ from model.config import ModelConfig
 from model.tally import tally
 from train.calls import due
 from train.metrics import Metrics
+from train.processes.group import Processes
+from train.processes.pace import Pace
 from train.progress import RunProgress, clock
 from train.step import METRICS
 
@@ -35,12 +37,14 @@ class Record:
         progress: RunProgress,
         mesh: Mesh,
         start: int,
+        processes: Processes | None = None,
     ):
         self.config, self.metrics, self.progress, self.start = config, metrics, progress, start
         self.pending: tuple[range, dict] | None = None
         self.loss = math.nan
         self.began = time.monotonic()
         self._mark = (self.began, start)
+        self._pace = Pace(processes or Processes())
         peak = peak_flops(mesh.devices.flat[0].device_kind)
         flops = tally(model_config, config.length).training_flops
         self._utilisation = flops / peak / mesh.size if peak else None
@@ -54,12 +58,15 @@ class Record:
         if self.pending is None:
             return
         (call, metrics), self.pending = self.pending, None
+        began = time.monotonic()
         values = {name: np.asarray(jax.device_get(metrics[name]))[: len(call)] for name in METRICS}
+        self._pace.waited(time.monotonic() - began)
         now, (then, before) = time.monotonic(), self._mark
         self._mark = (now, call.stop)
         tokens = self.config.batch_size * self.config.length
         rate = (call.stop - before) * tokens / max(now - then, 1e-9)
         speed = dict(tokens_per_second=rate)
+        speed |= self._pace.of_hosts(now - then, call.stop - before)
         if self._utilisation is not None:
             speed["utilisation"] = rate * self._utilisation
         everies = (self.config.log.every, self.config.log.eval_every, self.config.steps)
@@ -78,6 +85,8 @@ class Record:
         shown = [f"loss {self.loss:.4f}", f"{rate:,.0f} tokens/s"]
         if self._utilisation is not None:
             shown.append(f"{100 * speed['utilisation']:.1f}% MFU")
+        if slowest := self._pace.slowest():
+            shown.append(slowest)
         left = (self.config.steps - call.stop) * tokens / max(rate, 1e-9)
         self.progress.show(call.stop, "  ".join([*shown, f"{clock(left)} left"]))
 

@@ -97,17 +97,20 @@ def test_a_signal_during_an_evaluation_stops_the_run_with_its_state_saved(tmp_pa
     said = io.StringIO()
     fields = FIELDS | {"checkpoint.every": 0, "log.eval_every": 2}
     outcome = train(tiny.config(fields), tmp_path, Console(file=said, width=200))
-    assert (outcome.step, outcome.signal) == (3, signal.SIGTERM)
-    assert "saved at step 3" in said.getvalue()
-    assert manifest.whole_steps(tmp_path) == [3]
+    assert (outcome.step, outcome.signal, outcome.evaluation) == (2, signal.SIGTERM, {})
+    assert "saved at step 2" in said.getvalue()
+    assert manifest.whole_steps(tmp_path) == [2]
 
 
-def test_a_signal_during_the_last_evaluation_is_told_though_the_run_is_over(tmp_path, monkeypatch):
-    evaluating(monkeypatch, lambda: signal.raise_signal(signal.SIGTERM))
-    outcome = train(tiny.config(FIELDS), tmp_path, QUIET)
-    assert (outcome.step, outcome.signal) == (6, signal.SIGTERM)
-    assert outcome.evaluation
+def test_a_signal_during_the_last_evaluation_ends_it_and_the_next_start_makes_up_for_it(
+    tmp_path, monkeypatch
+):
+    with monkeypatch.context() as patch:
+        evaluating(patch, lambda: signal.raise_signal(signal.SIGTERM))
+        outcome = train(tiny.config(FIELDS), tmp_path, QUIET)
+    assert (outcome.step, outcome.signal, outcome.evaluation) == (6, signal.SIGTERM, {})
     assert manifest.whole_steps(tmp_path) == [4, 6]
+    assert train(tiny.config(FIELDS), tmp_path, QUIET).evaluation
 
 
 def test_a_run_that_its_evaluation_ends_is_saved_and_makes_up_for_it(tmp_path, monkeypatch):

@@ -1,0 +1,151 @@
+"""A run of several processes on this machine, as on several hosts; on CPUs they talk over gloo.
+
+``python -m launch.local --processes=2 --config=configs/toy.py --workdir=runs/two``
+
+All other flags are those of ``python -m train``; ``config.host_devices`` are those of one process.
+"""
+
+from configs import keyboard
+
+if __name__ == "__main__":
+    keyboard.end_at_once()  # the imports below take seconds
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from types import FrameType
+from typing import IO
+
+from absl import flags
+
+from configs import command
+from configs.errors import UserError
+
+ROOT = Path(__file__).parent.parent
+GRACE = 90.0  # seconds that the others have to end by themselves after one has failed
+_NOISE = re.compile(r"is connected to \d+ peer ranks")  # gloo, of each group that it forms
+_QUIET = {"TF_CPP_MIN_LOG_LEVEL": "2", "PYTHONUNBUFFERED": "1"}
+
+
+def start(index: int, count: int, port: int, arguments: list[str]) -> subprocess.Popen[str]:
+    """Starts a process of a run.
+
+    Args:
+      index: of the process.
+      count: of all.
+      port: of their coordinator, on this machine.
+      arguments: of ``python -m train``.
+    """
+    return subprocess.Popen(
+        [
+            *(sys.executable, "-m", "train", *arguments),
+            f"--coordinator=localhost:{port}",
+            f"--num_processes={count}",
+            f"--process_id={index}",
+        ],
+        env=_QUIET | os.environ,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+        start_new_session=True,  # Ctrl-C comes here alone
+    )
+
+
+def free_port() -> int:
+    """Returns a port of this machine that nobody listens at."""
+    with socket.socket() as server:
+        server.bind(("localhost", 0))
+        return server.getsockname()[1]
+
+
+def wait(processes: list[subprocess.Popen[str]], grace: float = GRACE) -> int:
+    """Returns the exit status of a run, when all its processes have ended.
+
+    The first that fails gives the status, 128 + the signal where one ended it. The others end by
+    themselves; those that have not after ``grace`` seconds are killed.
+    """
+    status, until = 0, float("inf")
+    while any(process.poll() is None for process in processes):
+        failed = [p for p in processes if p.poll() not in (None, 0)]
+        if failed and not status:
+            status = _status(failed[0])
+            until = time.monotonic() + grace
+        if time.monotonic() > until:
+            for process in processes:
+                process.kill()
+        time.sleep(0.1)
+    return status or next((_status(p) for p in processes if p.returncode), 0)
+
+
+def _status(process: subprocess.Popen[str]) -> int:
+    code = process.returncode
+    return 128 - code if code < 0 else code
+
+
+def _show(index: int, lines: IO[str], out: IO[str]) -> None:
+    """Passes on what a process says; process 0 speaks for all."""
+    for line in lines:
+        if not _NOISE.search(line):
+            print(f"process {index}: {line}" if index else line, end="", file=out, flush=True)
+
+
+def _define_flags() -> None:
+    command.define_config()
+    flags.DEFINE_integer("processes", None, "How many processes to start.", 1)
+    flags.DEFINE_string("workdir", None, "The run's folder; made if it is not there.")
+
+
+def main() -> None:
+    """Runs ``--processes`` processes of a run; exits with the status of the first that fails."""
+    if flags.FLAGS.processes is None:
+        raise UserError("--processes is missing; say how many, such as --processes=2.")
+    command.config()
+    arguments, count = _of_train(sys.argv[1:]), flags.FLAGS.processes
+    port = free_port()
+    processes = [start(index, count, port, arguments) for index in range(count)]
+    asked: list[int] = []
+
+    def forward(number: int, frame: FrameType | None) -> None:
+        """Has all stop by a signal to one; a second signal ends them at once."""
+        del frame
+        asked.append(number)
+        for process in processes if len(asked) > 1 else processes[:1]:
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM if len(asked) == 1 else signal.SIGKILL)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, forward)
+    threads = [
+        threading.Thread(target=_show, args=(index, lines, out))
+        for index, process in enumerate(processes)
+        for lines, out in ((process.stdout, sys.stdout), (process.stderr, sys.stderr))
+    ]
+    for thread in threads:
+        thread.start()
+    status = wait(processes)
+    for thread in threads:
+        thread.join()
+    sys.exit(status)
+
+
+def _of_train(words: list[str]) -> list[str]:
+    """Returns the flags without ``--processes``, in either of absl's two forms."""
+    kept, skip = [], False
+    for word in words:
+        name = word.lstrip("-").partition("=")[0]
+        if skip or name == "processes":
+            skip = not skip and "=" not in word
+        else:
+            kept.append(word)
+    return kept
+
+
+if __name__ == "__main__":
+    command.run(main, _define_flags)
