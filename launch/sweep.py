@@ -40,6 +40,7 @@ from text.reading import open_sources
 from train import metrics
 from train.checkpoint import check_corpus, newest
 from train.loop import Outcome, train
+from train.processes import joining
 
 Setting = dict[str, Any]
 OUTCOME = "outcome.json"
@@ -250,6 +251,7 @@ def _define_flags() -> None:
 def main() -> None:
     """Runs the sweep of ``--config`` and prints its table; exits with 1 if a run failed."""
     keep_compiled()
+    joining.check_alone("launch.sweep")
     config = command.config()
     resolved.check_fields(config)
     if not flags.FLAGS.workdir:

@@ -11,8 +11,10 @@ tells its state. ``run`` copies this clone to every worker, installs it there wi
 ``tpu`` extra at the locked versions and starts the command on all workers at once, as one
 JAX program needs; ``--detach`` lets it outlive the connection.
 
-Limits: ``python -m train`` is one process, so choose a type of one host (v5litepod-8, v6e-8,
-v4-8) for it; one slice (no multislice), and the Cloud TPU API, which has no TPU newer than v6e.
+On a slice of several hosts the processes find each other; their workdir has to lie on a disk that
+all hosts share.
+
+Limits: one slice (no multislice), and the Cloud TPU API, which has no TPU newer than v6e.
 
 Sources: the reference pages of ``gcloud compute tpus queued-resources`` (create, delete)
 and ``gcloud compute tpus tpu-vm`` (scp, ssh); the runtime images of the page "TPU software
@@ -330,8 +332,8 @@ def main(verb: str) -> None:
             ]
             if has_several_hosts(given.type, given.topology):
                 print(
-                    "note: this slice has several hosts, and a run is one process yet: on each "
-                    "host it would train alone. Slices of one host have up to 8 in --type.",
+                    "note: this slice has several hosts, whose --workdir must lie on a disk that "
+                    "all of them share, such as Filestore or Cloud Storage FUSE.",
                     file=sys.stderr,
                 )
         elif verb == "delete":

@@ -22,17 +22,26 @@ from model.compiled import keep_compiled
 from model.saved import open_saved
 from text.reading import open_sources
 from train.held_out import evaluate
+from train.processes import joining
+from train.processes.group import Processes
 
 
 def _define_flags() -> None:
     checkpoint_flags.define()
+    joining.define_flags()
     flags.DEFINE_integer("batches", 0, "Batches to read; 0: all that is held out.", lower_bound=0)
 
 
 def main() -> None:
     """Prints the figures of ``--checkpoint`` on its held-out text."""
     keep_compiled()
-    saved = open_saved(checkpoint_flags.checkpoint())
+    with joining.join() as processes:
+        _evaluate(processes)
+
+
+def _evaluate(processes: Processes) -> None:
+    given = checkpoint_flags.checkpoint()
+    saved = open_saved(processes.told(lambda: str(open_saved(given).path)))
     config = saved.config
     sources = open_sources(config, saved.tokenizer)
     if saved.corpus not in (None, sources.digest):
@@ -50,6 +59,8 @@ def main() -> None:
         figures = evaluate(
             model, sources.validation, sources.tokenizer, config, mesh, flags.FLAGS.batches
         )
+    if not processes.first:
+        return
     console = Console(highlight=False, soft_wrap=True)
     console.print(f"{saved.path} on held-out text", markup=False)
     console.print(render(figures))

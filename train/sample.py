@@ -26,6 +26,8 @@ from model.saved import open_saved
 from model.transformer import Transformer
 from text.tokenizers import Tokenizer
 from train.decoding import continue_tokens
+from train.processes import joining
+from train.processes.group import Processes
 from train.sampler import Sampler
 
 
@@ -70,6 +72,7 @@ def continue_texts(
 
 def _define_flags() -> None:
     checkpoint_flags.define()
+    joining.define_flags()
     flags.DEFINE_multi_string("prompt", [], "Text to continue; may be given several times.")
     flags.DEFINE_string("prompts", None, "A file with a prompt a line.")
     flags.DEFINE_integer("tokens", None, "New tokens for each prompt.", lower_bound=1)
@@ -99,7 +102,13 @@ def _prompts(default: Sequence[str]) -> list[str]:
 def main() -> None:
     """Prints the continuations of the prompts."""
     keep_compiled()
-    saved = open_saved(checkpoint_flags.checkpoint())
+    with joining.join() as processes:
+        _sample(processes)
+
+
+def _sample(processes: Processes) -> None:
+    given = checkpoint_flags.checkpoint()
+    saved = open_saved(processes.told(lambda: str(open_saved(given).path)))
     if saved.tokenizer is None:
         raise UserError(f"{saved.path} was trained on random tokens and has no words to say.")
     defaults = saved.config.sample
@@ -121,6 +130,8 @@ def main() -> None:
             flags.FLAGS.seed,
             flags.FLAGS.stop,
         )
+    if not processes.first:
+        return
     console = Console(highlight=False, soft_wrap=True)
     for prompt, text in zip(prompts, continuations, strict=True):
         console.print(Text.assemble((prompt, "bold"), text, "\n"))

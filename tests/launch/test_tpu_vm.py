@@ -224,7 +224,7 @@ def test_a_slice_of_several_hosts_is_noted():
     for kind, noted in (("v5litepod-8", False), ("v5litepod-16", True)):
         done = command("create", *PLACE, f"--type={kind}", "--dry_run")
         assert done.returncode == 0, done.stderr
-        assert ("each host it would train alone" in " ".join(done.stderr.split())) == noted
+        assert ("on a disk that all of them share" in " ".join(done.stderr.split())) == noted
 
 
 @pytest.mark.parametrize(

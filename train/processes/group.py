@@ -21,7 +21,8 @@ from train.processes.watch import ENDED, FAILED, STUMBLED, Watch
 T = TypeVar("T")
 
 _LONG = 24 * 3600 * 1000  # milliseconds; who is gone ends the others, so none waits that long
-_LINGER = 10.0  # seconds that a failed process stays for the others to read why
+_LINGER = 10.0  # seconds that a failed process 0 stays for the others to read why
+_LEAVING = 1.0  # seconds that they may take to end after they have
 
 
 class Processes:
@@ -159,9 +160,11 @@ class Several(Processes):
         said = str(error) if isinstance(error, UserError) else f"{kind}: {first_line(error)}"
         self._watch.stop()
         self._watch.say(FAILED, said)
-        until = time.monotonic() + _LINGER
-        while time.monotonic() < until and not self._watch.others(FAILED, ENDED):
-            time.sleep(0.2)
+        if self.first:  # with whom the coordinator goes, and what it has to tell
+            until = time.monotonic() + _LINGER
+            while time.monotonic() < until and not self._watch.others(FAILED, ENDED):
+                time.sleep(0.2)
+            time.sleep(_LEAVING)
         atexit.register(_end_without_others, 2 if isinstance(error, UserError) else 1)
 
     def _key(self) -> str:

@@ -75,6 +75,8 @@ class Watch(threading.Thread):
 
     def called(self, index: int) -> str:
         """Returns how a process is called in a sentence."""
+        if index not in self._seen:
+            self._exchange()
         sign = self._seen.get(index)
         return f"process {index}" + (f" on {sign[0]['host']}" if sign else "")
 
@@ -118,6 +120,8 @@ class Watch(threading.Thread):
         """What to say when jaxlib aborts: it does so when the coordinator does not answer."""
         if self._verdict is not None:
             return self._verdict
+        if self._state == FAILED:
+            return self._sentence, 2
         host, _, port = self._coordinator.rpartition(":")
         try:
             socket.create_connection((host.strip("[]"), int(port)), timeout=2).close()

@@ -71,6 +71,19 @@ def start(
     ]
 
 
+def command(arguments: list[str], module: str = "train") -> Ended:
+    """Runs a command to its end."""
+    done = subprocess.run(
+        [sys.executable, "-m", module, *arguments],
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return Ended(done.returncode, done.stdout, done.stderr)
+
+
 def ended(processes: list[subprocess.Popen], seconds: float) -> list[Ended]:
     """Returns how the processes ended; kills those that have not in time, and fails."""
     until, found = time.monotonic() + seconds, []

@@ -1,0 +1,67 @@
+"""Several processes started by one command, and what becomes of their signals and statuses."""
+
+import re
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from launch import local
+from tests.train.processes import running
+from train.metrics import read
+
+
+def command(*arguments):
+    return subprocess.Popen(
+        [sys.executable, "-m", "launch.local", *arguments],
+        cwd=running.ROOT,
+        env=running.environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def sleeper(code):
+    return subprocess.Popen([sys.executable, "-c", code], text=True)
+
+
+def test_ctrl_c_stops_all_processes_and_saves(tmp_path):
+    words = (*running.TINY, "--config.mesh.data=2", f"--workdir={tmp_path}", "--processes", "2")
+    (run,) = processes = [command(*words, "--config.steps=100000")]
+    running.wait_until(lambda: len(read(tmp_path)) >= 2)
+    run.send_signal(signal.SIGINT)
+    (ended,) = running.ended(processes, 60)
+    assert ended.status == 128 + signal.SIGTERM
+    assert re.search(r"stopped by a signal and saved at step \d+; run again", ended.out)
+    assert "peer ranks" not in ended.out
+    assert not ended.err
+
+
+def test_a_mistake_is_one_sentence_of_each_process():
+    (ended,) = running.ended([command("--processes=2", "--config=configs/toy.py")], 60)
+    assert ended.status == 2
+    assert "error: --workdir is missing" in ended.err
+    (ended,) = running.ended([command("--config=configs/toy.py")], 60)
+    assert (ended.status, ended.err.count("\n")) == (2, 1)
+    assert "--processes is missing" in ended.err
+
+
+@pytest.mark.parametrize(
+    ("codes", "expected"),
+    [
+        (("pass", "pass"), 0),
+        (("pass", "import sys; sys.exit(3)"), 3),
+        (("import os; os.kill(os.getpid(), 9)", "import time; time.sleep(60)"), 128 + 9),
+    ],
+)
+def test_the_first_that_fails_gives_the_status_and_none_is_left(codes, expected):
+    processes = [sleeper(code) for code in codes]
+    assert local.wait(processes, grace=0.5) == expected
+    assert all(process.poll() is not None for process in processes)
+
+
+def test_the_flags_of_training_are_passed_on():
+    words = ["--processes", "2", "--config=a.py", "--processes=4", "--config.steps=3", "--workdir"]
+    assert local._of_train(words) == ["--config=a.py", "--config.steps=3", "--workdir"]
