@@ -142,6 +142,9 @@ def get_config() -> ConfigDict:
                 residual="replicated",  # the residual stream between blocks, over `heads`:
                 #                "replicated" (each sum over heads is an all-reduce) or "sharded" by
                 #                tokens (a reduce-scatter after, an all-gather before)
+                context_attention="auto",  # how attention meets a sequence that `context` shards:
+                #                "all_to_all" (exchanged for heads, where they divide), "ring"
+                #                (keys go round the devices) or "auto" (what sends less)
             ),
             checkpoint=dict(
                 every=500,  # steps between saves; the last step is always saved; 0: only the last

@@ -110,6 +110,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "model.reduce_dtype": _FLOATS,
     "model.gradient_reduce_dtype": _FLOATS,
     "mesh.residual": ("replicated", "sharded"),
+    "mesh.context_attention": ("auto", "all_to_all", "ring"),
     "optim.schedule": ("cosine", "linear", "warmup_stable_decay", "constant"),
 }
 

@@ -26,6 +26,7 @@ WHOLE_RESIDUAL: Axes = ("batch", "length", None)  # as a product reads it
 QUERIES: Axes = ("batch", "heads", "length", None)
 KEYS: Axes = ("batch", "kv_heads", "length", None)
 WHOLE_KEYS: Axes = ("batch", "kv_heads", None, None)  # of all the sequence, for any query
+SPREAD: Axes = ("batch", "spread_heads", None, None)  # of all the sequence, fewer heads a device
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,15 +42,20 @@ class ShardingRules:
     embed: MeshAxes = ("fsdp",)  # of parameters; the residual stream is not split
     heads: MeshAxes = ("heads",)
     kv_heads: MeshAxes = ("heads",)
+    spread_heads: MeshAxes = ("heads", "context")  # where sequences are exchanged for heads
     mlp: MeshAxes = ("heads",)
     vocab: MeshAxes = ("heads",)
     layers: MeshAxes = ()
+    context_attention: str = "auto"  # see model.context
 
     @classmethod
     def of(cls, mesh: ConfigDict) -> "ShardingRules":
         """Returns the rules that ``config.mesh`` asks for."""
         sharded = mesh.residual == "sharded"
-        return cls(residual_length=("context", "heads") if sharded else ("context",))
+        return cls(
+            residual_length=("context", "heads") if sharded else ("context",),
+            context_attention=mesh.context_attention,
+        )
 
     def spec(self, axes: Axes, shape: Sequence[int] | None = None) -> PartitionSpec | None:
         """Returns how an array with these logical axes is sharded over the current mesh.

@@ -6,11 +6,13 @@ from typing import no_type_check
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
-from model.axes import spec_of
+from model.axes import Axes, spec_of
 from model.compute import Compute
+from model.zigzag import order as zigzag_order
 
 # A position behind every query: of a key that none may see.
 NEVER = 2**30
@@ -30,6 +32,8 @@ class Mask:
     window: int | None = dataclasses.field(default=None, metadata=dict(static=True))
     # Query i and key i stand at position i, so that keys after i are not seen.
     in_order: bool = dataclasses.field(default=False, metadata=dict(static=True))
+    # Shards of the sequence whose tokens are in the order of ``zigzag``; 0: all in their own.
+    zigzag: int = dataclasses.field(default=0, metadata=dict(static=True))
     slot: Int[Array, ""] | None = None  # of a cache, that the first query's own key takes
 
     def visible(self) -> Bool[Array, "b 1 T S"]:
@@ -61,11 +65,25 @@ class Mask:
         if (spec := spec_of(x)) is not None:
             x = jax.sharding.reshard(x, PartitionSpec(*spec[:2], None))
         taken = self.key_position[:, None] != NEVER
-        at_keys = jnp.cumsum(jnp.where(taken, x, 0), axis=-1)
+        x = jnp.where(taken, x, 0)
+        if self.zigzag:
+            order, spec = zigzag_order(x.shape[-1], self.zigzag), spec_of(x)
+            x = x.at[..., np.argsort(order)].get(out_sharding=spec)
+            at_keys = jnp.cumsum(x, axis=-1).at[..., order].get(out_sharding=spec)
+        else:
+            at_keys = jnp.cumsum(x, axis=-1)
         if self.slot is None:
             return at_keys, at_keys
         count = self.query_position.shape[1]
         return jax.lax.dynamic_slice_in_dim(at_keys, self.slot, count, axis=2), at_keys
+
+    def resharded(self, queries: Axes, keys: Axes, compute: Compute) -> "Mask":
+        """Returns the mask with its arrays sharded as queries and keys are, by logical axes."""
+        moved = self.of(
+            lambda x: compute.reshard(x, ("batch", queries[2])),
+            lambda x: compute.reshard(x, ("batch", keys[2])),
+        )
+        return dataclasses.replace(moved, in_order=self.in_order)
 
     def of(self, queries: Callable[[Array], Array], keys: Callable[[Array], Array]) -> "Mask":
         """Returns the mask of other queries and keys, which need not be in order.
@@ -82,15 +100,18 @@ class Mask:
         )
 
 
-def causal(length: int, segments: Int[Array, "B T"] | None, compute: Compute) -> Mask:
+def causal(
+    length: int, segments: Int[Array, "B T"] | None, compute: Compute, zigzag: int = 0
+) -> Mask:
     """Returns the mask of whole sequences, each token seeing itself and those before it.
 
     Args:
       length: T, tokens of a sequence.
       segments: document of each token, which do not see each other; None: all is one.
       compute: reshards the keys' side whole, the queries' side as the sequence is sharded.
+      zigzag: shards over which tokens lie in that order; 0: in their own.
     """
-    index = jnp.arange(length)[None]
+    index = jnp.asarray(zigzag_order(length, zigzag))[None] if zigzag else jnp.arange(length)[None]
     keys = None if segments is None else compute.reshard(segments, ("batch", None))
     queries = compute.reshard(index, (None, "length"))
-    return Mask(queries, index, segments, keys, in_order=True)
+    return Mask(queries, index, segments, keys, in_order=not zigzag, zigzag=zigzag)

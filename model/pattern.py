@@ -148,8 +148,12 @@ class Pattern:
         sides = ("position", self.query, 3), ("position", self.key, 3), ("index", self.head, 1)
         return [one(*side) for side in sides]
 
-    def resharded(self, compute: Compute) -> "Pattern":
-        """Returns the pattern with its arrays sharded as queries, whole keys and heads are."""
+    def resharded(self, queries: Axes, keys: Axes, compute: Compute) -> "Pattern":
+        """Returns the pattern with its arrays sharded as queries, keys and heads are.
+
+        Args: the logical axes of queries and of keys; whose sharding it is.
+        """
+        heads = queries[1]
 
         def split(arrays: dict[str, Array], axes: Axes) -> dict[str, Array]:
             return {
@@ -159,10 +163,10 @@ class Pattern:
 
         return dataclasses.replace(
             self,
-            query=split(self.query, ("batch", "heads", "length")),
-            key=split(self.key, ("batch", "heads", None)),
-            head=split(self.head, ("heads",)),
-            sink=None if self.sink is None else compute.reshard(self.sink, ("heads",)),
+            query=split(self.query, queries[:3]),
+            key=split(self.key, ("batch", heads, keys[2])),
+            head=split(self.head, (heads,)),
+            sink=None if self.sink is None else compute.reshard(self.sink, (heads,)),
         )
 
     def of(self, queries: Callable[[Array], Array], keys: Callable[[Array], Array]) -> "Pattern":

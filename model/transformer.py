@@ -7,8 +7,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from model import layers, masks
-from model.axes import RESIDUAL, TOKENS, ShardingRules, platform
+from model import layers, masks, zigzag
+from model.axes import RESIDUAL, TOKENS, WHOLE_RESIDUAL, ShardingRules, platform
 from model.backends import choice
 from model.block import Block
 from model.cache import Cache, empty_cache
@@ -107,7 +107,16 @@ class Transformer(nnx.Module):
 
         Arguments as of ``__call__``.
         """
-        mask = masks.causal(tokens.shape[1], segments, self.compute)
+        length, compute = tokens.shape[1], self.compute
+        shards = 0
+        if self.config.dropout == 0 or key is None:  # which draws by place
+            shards = zigzag.shards(self.config, compute, length)
+        if shards:
+            tokens = zigzag.into(tokens, TOKENS, compute)
+            positions, segments = jax.tree.map(
+                lambda x: zigzag.into(x, TOKENS, compute), (positions, segments)
+            )
+        mask = masks.causal(length, segments, compute, shards)
         if positions is None:
             positions = jnp.broadcast_to(mask.query_position, tokens.shape)
         x = self._embed(tokens, positions)
@@ -117,7 +126,8 @@ class Transformer(nnx.Module):
         else:
             key = None
         x, _ = layers.run(self.config, self.blocks, x, positions, mask, key=key)
-        return self.norm(x)
+        x = self.norm(x)
+        return zigzag.back(x, WHOLE_RESIDUAL, compute) if shards else x
 
     def attention_line(self, rows: int, length: int, documents: bool = False) -> str:
         """Returns a line that says which backend computes the attention of whole sequences.

@@ -13,12 +13,14 @@ keeps matrix products, the backward pass runs the forward one again.
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from model.backends.blocks import Blocks, ends, seen_blocks
+from model.backends.ring import Ring
 from model.backends.shards import on_shards
 from model.compute import Compute
 from model.gradients import with_gradient
@@ -33,15 +35,25 @@ def attend(heads: Heads, mask: Mask, pattern: Pattern, compute: Compute) -> Floa
     A query that sees no key reads zero.
     """
 
-    forward, backward = (functools.partial(way, compute) for way in (_forward, _backward))
+    def forward(*arguments: Any) -> tuple[Array, tuple[Array, Array]]:
+        out, log_sum = _forward(compute, compute.dtype, *arguments)
+        return out, (out, log_sum)
+
+    def backward(arguments: tuple, kept: tuple[Array, Array], dout: Array) -> tuple:
+        q, k, v, mask, pattern = arguments
+        dq, dk, dv, of_pattern = _backward(compute, q, k, v, mask, pattern, *kept, dout)
+        return dq.astype(q.dtype), dk.astype(k.dtype), dv.astype(v.dtype), None, of_pattern
+
     local = with_gradient(lambda *arguments: forward(*arguments)[0], forward, backward)
-    return on_shards(local, heads, mask, pattern, compute)
+    wide = functools.partial(_forward, compute, compute.accumulation_dtype)
+    ring = Ring(wide, functools.partial(_backward, compute))
+    return on_shards(local, heads, mask, pattern, compute, ring)
 
 
 def _forward(
-    compute: Compute, q: Array, k: Array, v: Array, mask: Mask, pattern: Pattern
-) -> tuple[Array, tuple[Array, Array]]:
-    """Returns what each query reads; and that, with the log of the sum of exp(score)."""
+    compute: Compute, dtype: str, q: Array, k: Array, v: Array, mask: Mask, pattern: Pattern
+) -> tuple[Array, Array]:
+    """Returns what each query reads, in a type; and the log of the sum of exp(score)."""
     cut = _Cut(compute, q, k, v, mask, pattern)
     wide = compute.accumulation_dtype
     first, last = ends(cut.seen_blocks)
@@ -69,17 +81,26 @@ def _forward(
             start = jnp.broadcast_to(sink, rows), jnp.ones(rows, wide), mixed
         highest, total, mixed = jax.lax.fori_loop(first[i], last[i], add, start)
         total = jnp.maximum(total, jnp.finfo(wide).tiny)
-        return None, ((mixed / total[..., None]).astype(compute.dtype), highest + jnp.log(total))
+        return None, ((mixed / total[..., None]).astype(dtype), highest + jnp.log(total))
 
     _, (out, log_sum) = cut.queries.each(read, None, axis=3)
-    return cut.whole(out), (cut.whole(out), log_sum)
+    return cut.whole(out), cut.whole(log_sum)
 
 
-def _backward(compute: Compute, arguments: tuple, kept: tuple[Array, Array], dout: Array) -> tuple:
-    """Returns the gradients of queries, keys, values, none, and what the pattern has."""
-    q, k, v, mask, pattern = arguments
-    out, log_sum = kept
+def _backward(
+    compute: Compute,
+    q: Array,
+    k: Array,
+    v: Array,
+    mask: Mask,
+    pattern: Pattern,
+    out: Array,
+    log_sum: Array,
+    dout: Array,
+) -> tuple[Array, Array, Array, Pattern]:
+    """Returns the gradients of queries, keys and values, wide, and of what the pattern has."""
     cut = _Cut(compute, q, k, v, mask, pattern)
+    log_sum = cut.grouped(log_sum, NEVER)  # so that what is padded weighs nothing
     wide = compute.accumulation_dtype
     first, last = ends(cut.seen_blocks.T)
     # The gradient of a softmax needs the mean of its inputs' gradients: that of the output by it.
@@ -120,20 +141,20 @@ def _backward(compute: Compute, arguments: tuple, kept: tuple[Array, Array], dou
         zeros = [jnp.zeros(x.swapaxes(2, 3).shape, wide) for x in (keys, values)]
         dkeys = {n: jnp.zeros_like(cut.keys.at(j, 2)(x)) for n, x in cut.pattern.key.items()}
         *carry, dk, dv, dkeys = jax.lax.fori_loop(first[j], last[j], add, (*carry, *zeros, dkeys))
-        dk, dv = dk.swapaxes(2, 3).astype(k.dtype), dv.swapaxes(2, 3).astype(v.dtype)
+        dk, dv = dk.swapaxes(2, 3), dv.swapaxes(2, 3)
         return tuple(carry), (dk, dv, dkeys)
 
     of_pattern = [jax.tree.map(jnp.zeros_like, x) for x in (cut.pattern.query, cut.pattern.head)]
     start = jnp.zeros(cut.q.shape, wide), *of_pattern
     (dq, dqueries, dheads), (dk, dv, dkeys) = cut.keys.each(read, start, axis=2)
-    dq = cut.whole(dq * cut.scale).astype(q.dtype)
+    dq = cut.whole(dq * cut.scale)
     dsink = None
     if pattern.sink is not None:
         chance = jnp.exp(pattern.sink.astype(wide).reshape(1, *log_sum.shape[1:3], 1) - log_sum)
         dsink = -(chance * mean).sum((0, 3)).reshape(-1).astype(pattern.sink.dtype)
     dpattern = dataclasses.replace(pattern, query=dqueries, key=dkeys, head=dheads, sink=dsink)
     dpattern = dpattern.of(lambda x: x[:, :, : q.shape[2]], lambda x: x[:, :, : k.shape[2]])
-    return dq, dk[:, :, : k.shape[2]], dv[:, :, : v.shape[2]], None, dpattern
+    return dq, dk[:, :, : k.shape[2]], dv[:, :, : v.shape[2]], dpattern
 
 
 def _plus(
@@ -169,10 +190,10 @@ class _Cut:
         )
         self.seen_blocks = seen_blocks(self.mask, self.queries, self.keys)
 
-    def grouped(self, x: Array) -> Array:
+    def grouped(self, x: Array, padding: int = 0) -> Array:
         """Cuts the axis of heads in two, [B, G, r, T, ...], and pads T."""
         shape = (x.shape[0], self.groups, self.heads // self.groups, *x.shape[2:])
-        return self.queries.pad(x.reshape(shape), 3)
+        return self.queries.pad(x.reshape(shape), 3, padding)
 
     def whole(self, x: Array) -> Array:
         """Undoes ``grouped``."""

@@ -22,7 +22,7 @@ def refusal(heads: Heads, mask: Mask, pattern: Pattern, compute: Compute) -> str
     """Returns why these arguments of ``attend`` cannot be computed here; None where they can."""
     if platform() not in ("gpu", "cuda"):
         return f"it runs on NVIDIA GPUs, and this is a {platform()}"
-    if reason := not_whole(mask, pattern, compute):
+    if reason := not_whole(heads, mask, pattern, compute):
         return reason
     if compute.dtype != "bfloat16":
         return f"it multiplies 16 bits; set model.dtype = 'bfloat16', not {compute.dtype!r}"

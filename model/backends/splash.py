@@ -13,9 +13,11 @@ from jax.experimental.pallas.ops.tpu import splash_attention
 from jaxtyping import Array, Float
 
 from model.axes import platform
-from model.backends.shards import on_shards
-from model.backends.whole import not_whole, without_forward_mode
+from model.backends import splash_ring
+from model.backends.shards import on_shards, way
+from model.backends.whole import HOOKS, not_whole, without_forward_mode
 from model.compute import PRODUCT, Compute
+from model.context import shards
 from model.heads import Heads
 from model.masks import Mask
 from model.pattern import Pattern
@@ -32,10 +34,27 @@ def refusal(heads: Heads, mask: Mask, pattern: Pattern, compute: Compute) -> str
     """Returns why these arguments of ``attend`` cannot be computed here; None where they can."""
     if not INTERPRET and platform() != "tpu":
         return f"it runs on TPUs, and this is a {platform()}"
-    if reason := not_whole(mask, pattern, compute):
+    if way(heads, mask, compute) == "ring":
+        reason = _not_round(heads, mask, pattern, compute)
+    else:
+        reason = not_whole(heads, mask, pattern, compute)
+    if reason:
         return reason
     if heads.value.shape[1] != heads.key.shape[1]:
         return "it reads a value for each key; set model.value_map = 'factored'"
+    return None
+
+
+def _not_round(heads: Heads, mask: Mask, pattern: Pattern, compute: Compute) -> str | None:
+    """Returns why the keys cannot go round in a ring; None where they can."""
+    length = heads.query.shape[2]
+    devices = shards(compute.rules)
+    if mask.window is not None and mask.window < length:
+        return "it knows no windows where keys go round; set mesh.context_attention = 'all_to_all'"
+    if mask.zigzag != devices or length % (2 * devices * LANES):
+        return f"the length must be a multiple of {2 * devices * LANES}, {2 * LANES} a device"
+    if pattern.score is not None or pattern.visible is not None:
+        return HOOKS
     return None
 
 
@@ -48,7 +67,9 @@ def attend(heads: Heads, mask: Mask, pattern: Pattern, compute: Compute) -> Floa
     reason = refusal(heads, mask, pattern, compute)
     if reason:
         raise ValueError(f"splash cannot compute this: {reason}")
-    return on_shards(functools.partial(_local, compute.dtype), heads, mask, pattern, compute)
+    local = functools.partial(_local, compute.dtype)
+    round = splash_ring.ring(compute.dtype, BLOCK, INTERPRET)
+    return on_shards(local, heads, mask, pattern, compute, round)
 
 
 def _local(dtype: str, q: Array, k: Array, v: Array, mask: Mask, pattern: Pattern) -> Array:

@@ -7,21 +7,24 @@ import jax
 from jaxtyping import Array
 
 from configs.errors import UserError
-from model.backends.shards import length_is_split
+from model.backends.shards import way
 from model.compute import Compute
 from model.gradients import with_gradient
+from model.heads import Heads
 from model.masks import Mask
 from model.pattern import Pattern
 
+HOOKS = "it computes no hooks of a variant's pattern; set 'blockwise'"
 
-def not_whole(mask: Mask, pattern: Pattern, compute: Compute) -> str | None:
+
+def not_whole(heads: Heads, mask: Mask, pattern: Pattern, compute: Compute) -> str | None:
     """Returns why a kernel for whole sequences cannot be used; None where it can."""
-    if length_is_split(compute):
-        return "it needs whole sequences on each device; set mesh.context = 1"
+    if way(heads, mask, compute) == "ring":
+        return "it needs whole sequences, and keys go round in a ring; set mesh.context = 1"
     if not mask.in_order:
         return "it reads whole sequences, and not a cache"
     if pattern.score is not None or pattern.visible is not None:
-        return "it computes no hooks of a variant's pattern; set 'blockwise'"
+        return HOOKS
     return None
 
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from model.axes import KEYS, QUERIES, TOKENS, ShardingRules
+from model.axes import KEYS, QUERIES, TOKENS, WHOLE_KEYS, ShardingRules
 from model.backends import dense
 from model.compute import Compute
 from model.heads import Heads
@@ -125,7 +125,7 @@ def check_near(found, expected):
         np.testing.assert_allclose(np.asarray(own), whole, rtol=0, atol=most)
 
 
-def check_on_a_mesh(attend, kind, sizes):
+def check_on_a_mesh(attend, kind, sizes, compute=COMPUTE):
     """Compares with the dense backend on one device, with arrays sharded as sizes say."""
     # Thirteen tokens cannot be sharded over the context; twelve can.
     arrays, mask, pattern = drawn(**KINDS[kind], length=12)
@@ -141,5 +141,6 @@ def check_on_a_mesh(attend, kind, sizes):
             query_segment=None if of_queries is None else reshard(of_queries, TOKENS),
             key_segment=None if of_keys is None else reshard(of_keys, ("batch", None)),
         )
-        found = both(attend, *split, own, pattern.resharded(COMPUTE))
+        pattern = pattern.resharded(QUERIES, WHOLE_KEYS, COMPUTE)
+        found = both(attend, *split, own, pattern, compute)
         check_near(found, expected)

@@ -1,5 +1,6 @@
 """The TPU's kernel equals the dense backend, step by step on a CPU, and compiles for TPUs."""
 
+import dataclasses
 import json
 
 import jax
@@ -65,7 +66,9 @@ def test_what_it_cannot_compute_is_refused(interpreted, monkeypatch):
     assert "not a cache" in refused(Heads(q, k, v), cached, Pattern(), COMPUTE)
     assert "value_map" in refused(Heads(q, k, v[:, :1]), mask, Pattern(), COMPUTE)
     with jax.set_mesh(small.mesh(dict(context=2, heads=4))):
-        assert "mesh.context = 1" in refused(*given)
+        assert "must be a multiple of 512, 256 a device" in refused(*given)
+        windowed = dataclasses.replace(mask, window=3)
+        assert "'all_to_all'" in refused(Heads(q, k, v), windowed, Pattern(), COMPUTE)
     hooked = Pattern(visible=lambda query, key, head: True)
     assert "no hooks" in refused(Heads(q, k, v), mask, hooked, COMPUTE)
     monkeypatch.setattr(splash, "INTERPRET", False)

@@ -70,6 +70,31 @@ def test_every_row_fits_the_chips_that_it_names(tmp_path, extra, row):
 
 
 @pytest.mark.extras
+def test_long_sequences_take_the_less_of_a_chip_the_more_there_are(tmp_path, extra):
+    """Of 131,072 tokens, whose keys go round the chips, by their own kernel."""
+    extra("libtpu")
+    held = {}
+    for topology, chips in (("v5p:2x2x2", 8), ("v5p:2x2x4", 16)):
+        done, figures = planned(
+            tmp_path,
+            *("--config=configs/gpt3.py:1.3b", f"--topology={topology}"),
+            *("--config.length=131072", "--config.batch_size=1", "--config.optim.accumulate=1"),
+            *("--config.mesh.fsdp=1", f"--config.mesh.context={chips}"),
+            *("--config.mesh.context_attention=ring", "--config.model.window=(None,)"),
+            *("--config.mesh.heads=1", "--config.model.remat=block"),
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+        memory = figures["memory"]
+        held[chips] = memory["peak"] - memory["parameters"] - memory["optimizer"]
+        # Keys round the chips, sum of gradients; no sequence is gathered.
+        kinds = {wire["kind"] for wire in figures["wire"]}
+        assert kinds == {"collective-permute", "all-reduce"}
+    # Besides gradients, and the copies in bfloat16 that XLA keeps of all weights.
+    whole = memory["gradients"] + memory["parameters"] / 2
+    assert held[16] - whole < 0.6 * (held[8] - whole)
+
+
+@pytest.mark.extras
 def test_what_does_not_fit_says_what_it_needs(tmp_path, extra):
     extra("libtpu")
     done, _ = planned(
