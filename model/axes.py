@@ -174,6 +174,17 @@ def make_mesh(
     return Mesh(grid, MESH_AXES, axis_types=types)
 
 
+def notes(mesh: Mesh, config: ModelConfig) -> list[str]:
+    """Returns what a run on a mesh should know of it: a line each."""
+    groups, shards = config.num_kv_heads, mesh.shape["heads"]
+    if groups % shards:
+        return [
+            f"model.num_kv_heads = {groups} is not divisible by mesh.heads = {shards}: keys and "
+            "values, with their parameters, are replicated over it"
+        ]
+    return []
+
+
 def check_mesh(
     mesh: Mesh, config: ModelConfig, batch_size: int, length: int, residual: str = "replicated"
 ) -> None:
@@ -184,7 +195,13 @@ def check_mesh(
     Raises:
       UserError: a size does not divide; the sentence names the field.
     """
-    sizes = dict(mesh.shape)
+    check_sizes(dict(mesh.shape), config, batch_size, length, residual)
+
+
+def check_sizes(
+    sizes: dict[str, int], config: ModelConfig, batch_size: int, length: int, residual: str
+) -> None:
+    """Checks the same of the sizes of a mesh, by axis."""
     rows = sizes["data"] * sizes["fsdp"]
     needs = [
         ("batch_size / optim.accumulate", batch_size, "mesh.data x mesh.fsdp", rows),

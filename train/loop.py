@@ -16,7 +16,7 @@ from rich.console import Console
 from configs import resolved
 from configs.errors import UserError
 from configs.files import write_text
-from model.axes import ShardingRules, check_mesh, make_mesh, split_host
+from model.axes import ShardingRules, check_mesh, make_mesh, notes, split_host
 from model.config import ModelConfig
 from model.manifest import CONFIG
 from model.saved import open_saved
@@ -108,6 +108,8 @@ def _run(
     rows = config.batch_size // config.optim.accumulate
     line = state.model.attention_line(rows, config.length, documents)
     console.print(line, highlight=False, markup=False)
+    for note in notes(mesh, model_config):
+        console.print(note, highlight=False, markup=False)
     for name, (old, new) in changes.items():
         console.print(f"config.{name}: {old!r} -> {new!r}", highlight=False, markup=False)
     over, evaluation = start >= config.steps, processes.told(lambda: _evaluation(workdir, start))

@@ -13,7 +13,9 @@ import dataclasses
 import re
 import sys
 import time
+from pathlib import Path
 
+import jax
 from absl import flags
 from ml_collections import ConfigDict
 from rich import box
@@ -25,8 +27,11 @@ from configs import command, resolved
 from configs.chips import Chip
 from configs.errors import UserError, first_line
 from configs.figures import write_json
+from configs.folders import user_cache
 from launch.plan import step, topologies
 from launch.plan.figures import Figures, figures
+from launch.plan.search import candidates, search
+from launch.plan.search import render as render_search
 from model.axes import check_mesh, make_mesh
 from model.tally import model_config as model_config_of
 from train.step import make_optimizer
@@ -122,8 +127,54 @@ def render(f: Figures, chip: Chip | None, name: str, budget: float) -> Table:
     return table
 
 
+def _search(config: ConfigDict, topology: str) -> None:
+    """Tries meshes, remat and microbatches, and prints a table of them, the best first.
+
+    Raises:
+      UserError: nothing divides, or nothing fits.
+    """
+    config.optim.accumulate = 1  # the config's own is not asked for
+    resolved.check(config)
+    shape = model_config_of(config)
+    config = resolved.resolve(config, shape.vocab_size)
+    devices, chip = topologies.devices(topology)
+    ranked = candidates(config, shape, len(devices), chip)
+    console = Console(width=None if Console().is_terminal else 110)
+
+    def compile(config: ConfigDict) -> Figures:
+        jax.clear_caches()
+        found, _ = plan(config, topology)
+        if chip is not None and found.memory.peak > chip.memory:
+            raise UserError(f"the peak is {found.memory.peak:,} of {chip.memory:,.0f} bytes.")
+        return found
+
+    given = flags.FLAGS
+    path = Path(given.results) if given.results else user_cache() / "plans.jsonl"
+    tried = search(
+        config, ranked, compile, given.settings, path, topology, lambda line: say(console, line)
+    )
+    title = f"{command.config_source()} on {topology}, {len(devices)} devices"
+    console.print(render_search(tried, chip, title))
+    if tried[0].figures is None:
+        raise UserError(f"nothing that was tried fits {topology}; take more chips.")
+    say(console, f"the best: {tried[0].setting.flags}")
+    if given.json:
+        about = dict(config=command.config_source(), topology=topology)
+        write_json(given.json, about | dict(settings=[dataclasses.asdict(one) for one in tried]))
+
+
+def say(console: Console, line: str) -> None:
+    """Prints a line as it is."""
+    console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
 def _define_flags() -> None:
     command.define_config()
+    flags.DEFINE_bool(
+        "search", False, "Try meshes, remat and microbatches in place of the config's."
+    )
+    flags.DEFINE_integer("settings", 5, "--search: how many that fit to compile.", 1)
+    flags.DEFINE_string("results", "", "--search: the file of what was compiled, to go on with.")
     flags.DEFINE_string("topology", None, "Chips, as v5p:4x4x8, v5e:16x16, h100:8 or cpu:8.")
     flags.DEFINE_string("json", None, "Also write the figures to this file.")
 
@@ -133,6 +184,9 @@ def main() -> None:
     config = command.config()
     if not flags.FLAGS.topology:
         raise UserError("--topology is missing; name chips, for example --topology=v5p:4x4x8.")
+    if flags.FLAGS.search:
+        _search(config, flags.FLAGS.topology)
+        return
     began = time.monotonic()
     found, chip = plan(config, flags.FLAGS.topology)
     written = " ".join(f"{axis}={size}" for axis, size in found.mesh.items())

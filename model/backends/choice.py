@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 
 from configs.errors import UserError
 from model.backends import blocks, blockwise, cudnn, dense, pieces, splash
+from model.backends.shards import way
 from model.compute import Compute
 from model.devices.choice import device
 from model.heads import Heads
@@ -28,6 +29,9 @@ BACKENDS: dict[str, Backend] = {
     "splash": splash.attend,
     "cudnn": cudnn.attend,
 }
+
+# Those that attend to the keys of a turn where keys go round a ring.
+ROUND = ("blockwise", "splash")
 
 # Why a backend cannot take the same arguments, or None; the others take everything.
 REFUSALS: dict[str, Callable[..., str | None]] = {"splash": splash.refusal, "cudnn": cudnn.refusal}
@@ -60,11 +64,12 @@ def select(name: str, heads: Heads, mask: Mask, pattern: Pattern, compute: Compu
     longest = max(queries, keys)
     if queries == 1:
         return "dense"
+    goes_round = way(heads, mask, compute) == "ring"
     if longest >= splash.BLOCK:
         for kernel, refusal in REFUSALS.items():
             if refusal(*arguments) is None:
                 return kernel
-    return "blockwise" if longest > blocks.BLOCK else device().short_attention
+    return "blockwise" if goes_round or longest > blocks.BLOCK else device().short_attention
 
 
 def attend(
@@ -85,8 +90,15 @@ def attend(
     arguments = (heads, mask, pattern, compute)
     taken = select(name, *arguments)
     for names in _records:
-        names.append(taken)
+        names.append(taken + _meeting(taken, heads, mask, compute))
     return BACKENDS[taken](*arguments)
+
+
+def _meeting(taken: str, heads: Heads, mask: Mask, compute: Compute) -> str:
+    """Says how attention meets a sequence that is sharded; nothing where none is."""
+    by_way = {"whole": "", "all_to_all": ", sequences exchanged for heads"}
+    ring = " in a ring" if taken in ROUND else ", all keys gathered"
+    return by_way.get(way(heads, mask, compute), ring)
 
 
 _records: list[list[str]] = []

@@ -1,0 +1,174 @@
+"""Settings of mesh, remat and microbatches, the most promising compiled one after another."""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+from rich import box
+from rich.filesize import decimal
+from rich.table import Table
+
+from configs import resolved
+from configs.chips import Chip
+from configs.errors import UserError
+from launch.plan.estimate import MARGIN, REMAT, Estimate, Setting, estimate, settings
+from launch.plan.figures import Figures
+from model.config import ModelConfig
+
+# Compiles a config; returns its figures, or raises UserError where it does not fit.
+Compile = Callable[[ConfigDict], Figures]
+
+
+@dataclasses.dataclass(frozen=True)
+class Tried:
+    """A setting that was compiled."""
+
+    setting: Setting
+    figures: dict[str, Any] | None  # None where it does not fit
+    refused: str  # why, else ""
+
+    @property
+    def seconds(self) -> float:
+        """Of the shortest step; without published peaks, what stands in for it."""
+        assert self.figures is not None
+        found = self.figures["seconds"].get("step")
+        wire = sum(w["bytes"] for w in self.figures["wire"])
+        return (
+            found
+            if found is not None
+            else Estimate(0, wire, self.figures["products"]).seconds(None)
+        )
+
+
+def candidates(
+    config: ConfigDict, shape: ModelConfig, devices: int, chip: Chip | None
+) -> list[tuple[Setting, Estimate]]:
+    """Returns the settings that may fit, the fastest by estimate first.
+
+    Raises:
+      UserError: none divides, or none may fit.
+    """
+    every = [(s, estimate(config, shape, s)) for s in settings(config, shape, devices)]
+    if not every:
+        raise UserError(
+            f"no mesh of {devices} devices divides this config; change batch_size, length or the "
+            "model's sizes, or the number of chips."
+        )
+    most = float("inf") if chip is None else chip.memory * MARGIN
+    fit = [pair for pair in every if pair[1].memory <= most]
+    if not fit:
+        least = min(e.memory for _, e in every)
+        raise UserError(
+            f"no setting fits: the smallest is estimated at {decimal(round(least))} a chip, which "
+            f"has {decimal(round(most / MARGIN))}; take more chips."
+        )
+
+    def order(pair: tuple[Setting, Estimate]) -> tuple:
+        setting, of_it = pair
+        return of_it.seconds(chip), REMAT.index(setting.remat), setting.accumulate
+
+    return sorted(fit, key=order)
+
+
+def search(
+    config: ConfigDict,
+    ranked: list[tuple[Setting, Estimate]],
+    compile: Compile,
+    count: int,
+    path: Path,
+    topology: str,
+    say: Callable[[str], None],
+) -> list[Tried]:
+    """Compiles settings until so many have fit, and returns all that were tried, best first.
+
+    Where a setting fits, the same with more microbatches is not tried: it sends more and computes
+    as much.
+
+    Args:
+      config: resolved; a setting changes its fields.
+      ranked: as of ``candidates``.
+      compile: what compiles a config.
+      count: settings that fit, after which to stop.
+      path: a file of what was compiled before, a line each; new ones are added. What it holds of
+        this config and topology is not compiled again.
+      topology: its name.
+      say: shows a line of progress.
+    """
+    run = f"{resolved.digest(config)} on {topology}"
+    known = _read(path, run)
+    tried: list[Tried] = []
+    fitted: set[tuple] = set()
+    for setting, _ in ranked:
+        if len(fitted) >= count:
+            break
+        but_microbatches = setting.mesh, setting.residual, setting.remat
+        if but_microbatches in fitted:
+            continue
+        one = known.get(setting)
+        how = "known" if one else "compiled"
+        if one is None:
+            changed = config.copy_and_resolve_references()
+            changed.update_from_flattened_dict(setting.fields)
+            try:
+                one = Tried(setting, dataclasses.asdict(compile(changed)), "")
+            except UserError as error:
+                one = Tried(setting, None, str(error))
+            _write(path, run, one)
+        tried.append(one)
+        if one.figures is not None:
+            fitted.add(but_microbatches)
+        result = "does not fit" if one.figures is None else f"{one.seconds:.3g} s a step"
+        say(f"{len(fitted)} of {count}, {how}: {setting.flags}: {result}")
+    fit = sorted((one for one in tried if one.figures is not None), key=lambda one: one.seconds)
+    return fit + [one for one in tried if one.figures is None]
+
+
+def render(tried: list[Tried], chip: Chip | None, title: str) -> Table:
+    """Returns the table of a search."""
+    table = Table(title=title, box=box.SIMPLE, show_edge=False, title_justify="left")
+    table.add_column("data x fsdp x heads x context")
+    table.add_column("residual")
+    table.add_column("remat")
+    for name in ("microbatches", "peak", "wire", "step" if chip else "rank"):
+        table.add_column(name, justify="right")
+    for one in tried:
+        setting = one.setting
+        words = [" x ".join(map(str, setting.mesh)), setting.residual, setting.remat]
+        if one.figures is None:
+            table.add_row(*words, str(setting.accumulate), "does not fit", "", "")
+            continue
+        sent = sum(w["bytes"] for w in one.figures["wire"])
+        peak = decimal(one.figures["memory"]["peak"])
+        step = f"{one.seconds:.3g} s" if chip else f"{one.seconds:.3g}"
+        table.add_row(*words, str(setting.accumulate), peak, decimal(round(sent)), step)
+    return table
+
+
+def _read(path: Path, run: str) -> dict[Setting, Tried]:
+    if not path.exists():
+        return {}
+    found = {}
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            row = json.loads(line)
+            mesh = tuple(row["setting"].pop("mesh"))
+            setting = Setting(mesh, **row["setting"])
+            one = Tried(setting, row["figures"], row["refused"])
+        except (ValueError, KeyError, TypeError, AttributeError):
+            continue  # a line that was cut off
+        if row.get("run") == run:
+            found[setting] = one
+    return found
+
+
+def _write(path: Path, run: str, one: Tried) -> None:
+    row = dict(run=run, **dataclasses.asdict(one))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+    except OSError as error:
+        raise UserError(f"{path} cannot be written ({error.strerror}); name another.") from error
