@@ -139,7 +139,8 @@ def make_mesh(
     """Returns a mesh with explicit axes ``data``, ``fsdp``, ``heads`` and ``context``.
 
     One of the sizes may be -1 and takes the devices that are left. An axis of a TPU's mesh lies on
-    whole axes of its torus where it can.
+    whole axes of its torus where it can. Of several slices, which a data-centre network joins, each
+    has its share of ``data``, whose traffic is the least.
 
     Args:
       sizes: of the axes.
@@ -147,7 +148,8 @@ def make_mesh(
       devices: to use; all of jax's when None.
 
     Raises:
-      UserError: the sizes do not multiply to the number of devices.
+      UserError: the sizes do not multiply to the number of devices, or slices do not divide
+        ``data``.
     """
     devices = jax.devices() if devices is None else devices
     shape = [int(sizes[axis]) for axis in MESH_AXES]
@@ -163,14 +165,20 @@ def make_mesh(
         wrong = f"does not divide {len(devices)} devices"
     elif jax.process_count() > 1 and count != len(devices):
         wrong = f"uses {count} of {len(devices)} devices, but every process needs a share"
-    if len({getattr(device, "slice_index", 0) for device in devices[:count]}) > 1:
-        wrong = "spans several TPU slices, which a mesh cannot yet"
+    slices = len({getattr(device, "slice_index", 0) for device in devices[:count]})
+    if filled[0] % slices:
+        wrong = f"needs mesh.data to be a multiple of the {slices} slices"
     if wrong:
         host = "--host_devices" if field == "--mesh" else "config.host_devices"
         more = f", or split the CPU by {host}" if devices[0].platform == "cpu" else ""
         raise UserError(f"{field} ({written}) {wrong}; change a size of {field}{more}.")
     types = (AxisType.Explicit,) * len(MESH_AXES)
-    grid = mesh_utils.create_device_mesh(filled, devices[:count], allow_split_physical_axes=True)
+    split = dict(allow_split_physical_axes=True)
+    if slices > 1:
+        inside, across = [filled[0] // slices, *filled[1:]], [slices, 1, 1, 1]
+        grid = mesh_utils.create_hybrid_device_mesh(inside, across, devices[:count], **split)
+    else:
+        grid = mesh_utils.create_device_mesh(filled, devices[:count], **split)
     return Mesh(grid, MESH_AXES, axis_types=types)
 
 

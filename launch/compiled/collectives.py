@@ -12,6 +12,7 @@ from jaxtyping import Int
 from launch.compiled.program import Array, Instruction, Program
 
 _CHANNEL = r"channel_id=(\d+)"
+SLICES = "slices"  # the axis across them, which is a part of the mesh's first
 KINDS = ("all-gather", "reduce-scatter", "all-reduce", "all-to-all", "collective-permute")
 
 
@@ -19,8 +20,8 @@ KINDS = ("all-gather", "reduce-scatter", "all-reduce", "all-to-all", "collective
 class Collective:
     """A collective, as one device takes part in it."""
 
-    kind: str  # one of KINDS
-    axes: tuple[str, ...]  # of the mesh, along which its groups lie
+    kind: str  # one of KINDS; between slices also "one-to-one", which passes on
+    axes: tuple[str, ...]  # of the mesh, along which its groups lie; or that across slices
     size: int  # devices of a group
     operand_bytes: float
     operands: tuple[Array, ...]
@@ -37,20 +38,23 @@ class Collective:
         operations in MPICH").
         """
         n = self.size
-        factor = {"all-gather": n - 1, "all-reduce": 2 * (n - 1) / n, "collective-permute": 1.0}
+        factor = {"all-gather": n - 1, "all-reduce": 2 * (n - 1) / n}
+        factor |= dict.fromkeys(("collective-permute", "one-to-one"), 1.0)
         return self.times * self.operand_bytes * factor.get(self.kind, (n - 1) / n)
 
 
-def collectives(program: Program, mesh: Mapping[str, int]) -> list[Collective]:
+def collectives(program: Program, mesh: Mapping[str, int], slices: int = 1) -> list[Collective]:
     """Returns the collectives of a program.
 
     Args:
       program: of many devices.
       mesh: the size of each axis, in the order in which the devices are numbered.
+      slices: that a network joins; what they send each other is over the axis ``SLICES``.
     """
+    found = list(_between_slices(program, slices))
     callers = {called: (where, i) for where, i, _ in program for called in i.called}
     fused, every = program.calling("fusion"), list(_every(program))
-    found, begun = [], set()
+    begun = set()
 
     def chain(kind: str, name: str, i: Instruction) -> tuple:
         """What a fusion and those that go on with its collective have in common."""
@@ -85,6 +89,24 @@ def collectives(program: Program, mesh: Mapping[str, int]) -> list[Collective]:
             )
         )
     return found
+
+
+def _between_slices(program: Program, slices: int) -> Iterator[Collective]:
+    """Yields what slices send each other: a device's part, through its host."""
+    for name, i, times in program:
+        kind = i.attribute(r'_xla_megascale_transfer_type="(\w+)"') or ""
+        if i.opcode == "send" and kind:
+            (operand, *_) = program.operands(name, i)
+            yield Collective(
+                kind=kind.lower().replace("_", "-"),
+                axes=(SLICES,),
+                size=slices,
+                operand_bytes=operand.bytes,
+                operands=operand.arrays,
+                times=times,
+                asynchronous=True,
+                op_name=i.op_name,
+            )
 
 
 def _every(program: Program) -> Iterator[tuple[str, Instruction, float, str]]:

@@ -8,7 +8,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from configs.chips import Chip
-from launch.compiled.collectives import collectives
+from launch.compiled.collectives import SLICES, collectives
 from launch.compiled.operations import product_operations
 from launch.compiled.program import Program
 from launch.plan.step import shard_bytes
@@ -78,7 +78,8 @@ def figures(
     # A call takes as many steps as it is told; these are the figures of one.
     program = Program(compiled.as_text(), open_ended=1)
     sent: defaultdict[tuple[str, str, bool], float] = defaultdict(float)
-    for c in collectives(program, sizes):
+    slices = len({getattr(device, "slice_index", 0) for device in mesh.devices.flat})
+    for c in collectives(program, sizes, slices):
         sent[c.kind, " x ".join(c.axes) or "one device", c.asynchronous] += c.wire
     wire = [
         Wire(*key, bytes=count) for key, count in sorted(sent.items(), key=lambda x: -x[1]) if count
@@ -88,7 +89,8 @@ def figures(
     products = product_operations(program)
     seconds = {}
     if chip is not None:
-        at_once = sum(w.bytes for w in wire if w.asynchronous)
+        # What the network between slices carries is published for no chip.
+        at_once = sum(w.bytes for w in wire if w.asynchronous and w.axes != SLICES)
         alone = sum(w.bytes for w in wire if not w.asynchronous)
         seconds = dict(
             compute=max(products, counted) / chip.flops,

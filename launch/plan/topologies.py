@@ -27,26 +27,37 @@ def devices(text: str) -> tuple[Sequence[jax.Device], Chip | None]:
     """Returns the devices of a topology, and what is published of its chip.
 
     Args:
-      text: "v5p:4x4x8" for a TPU's slice; "h100:8" or "cpu:8" for as many forced host devices.
+      text: "v5p:4x4x8" for a TPU's slice, "2*v5p:4x4x8" for two of them; "h100:8" or "cpu:8" for as
+        many forced host devices.
 
     Raises:
       UserError: there is no such topology, or no compiler for it.
     """
-    name, _, layout = text.partition(":")
+    matched = re.fullmatch(r"(?:([1-9]\d{0,2})\*)?(.*)", text)
+    assert matched is not None
+    slices, one = int(matched[1] or 1), matched[2]
+    name, _, layout = one.partition(":")
     chips = {chip.name: chip for chip in CHIPS}
     if name not in (*chips, "cpu") or not re.fullmatch(r"[1-9]\d{0,4}(x[1-9]\d{0,4}){0,2}", layout):
         raise UserError(
             f"--topology={text} is no topology{nearest(name, (*chips, 'cpu'))}; write one of "
-            f"{', '.join(chips)} or cpu with its chips, such as v5p:4x4x8, v5e:16x16 or h100:8."
+            f"{', '.join(chips)} or cpu with its chips, such as v5p:4x4x8, 2*v5e:16x16 or h100:8."
         )
     jax.config.update("jax_platforms", "cpu")
     if name == "cpu" or not chips[name].kind.startswith("TPU"):
+        if slices > 1:
+            raise UserError(
+                f"--topology={text} has slices, as only TPUs do; name all devices as one, such as "
+                f"{name}:8."
+            )
         split_host(math.prod(int(n) for n in layout.split("x")))
         return jax.devices(), chips.get(name)
     for variable, value in _WITHOUT_CHIP.items():
         os.environ.setdefault(variable, value)
     try:
-        described = topologies.get_topology_desc(text, "tpu", **_TWO_CORES.get(name, {}))
+        several = {} if slices == 1 else dict(num_slices=slices)
+        how = _TWO_CORES.get(name, {}) | several
+        described = topologies.get_topology_desc(one, "tpu", **how)
     except Exception as error:  # libtpu raises what it likes
         raise UserError(
             f"--topology={text} cannot be described ({first_line(error)}); name another, such as "

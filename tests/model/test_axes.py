@@ -143,7 +143,7 @@ def test_a_host_is_split_into_devices_before_jax_begins():
     ]
 
 
-def test_several_tpu_slices_are_refused(monkeypatch):
+def test_slices_that_do_not_divide_data_are_refused(monkeypatch):
     class Device:
         platform, device_kind = "tpu", "TPU v5"
 
@@ -151,5 +151,6 @@ def test_several_tpu_slices_are_refused(monkeypatch):
             self.slice_index = slice_index
 
     monkeypatch.setattr(jax, "devices", lambda: [Device(n // 4) for n in range(8)])
-    with pytest.raises(UserError, match=r"config.mesh .* spans several TPU slices"):
-        make_mesh(sizes(fsdp=-1))
+    for chosen in (sizes(fsdp=-1), sizes(data=1, heads=8)):
+        with pytest.raises(UserError, match=r"needs mesh.data to be a multiple of the 2 slices"):
+            make_mesh(chosen)

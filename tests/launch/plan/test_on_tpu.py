@@ -95,6 +95,24 @@ def test_long_sequences_take_the_less_of_a_chip_the_more_there_are(tmp_path, ext
 
 
 @pytest.mark.extras
+def test_slices_send_each_other_the_gradients_of_a_shard(tmp_path, extra):
+    """Each parameter once, in float32, over the network that joins them."""
+    extra("libtpu")
+    given = (
+        *("--config=configs/gpt3.py:125m", "--topology=2*v5e:2x4", "--config.model.num_layers=2"),
+        *("--config.batch_size=64", "--config.mesh.heads=1", "--config.optim.accumulate=1"),
+    )
+    done, figures = planned(tmp_path, *given, "--config.mesh.data=2", "--config.mesh.fsdp=8")
+    assert done.returncode == 0, done.stderr[-2000:]
+    between = [wire["bytes"] for wire in figures["wire"] if wire["axes"] == "slices"]
+    # On a ring of two. XLA sums some before it scatters them, and sends a little more.
+    assert 1 <= sum(between) / figures["memory"]["parameters"] < 1.2
+    done, _ = planned(tmp_path, *given, "--config.mesh.fsdp=16")
+    assert done.returncode == 2
+    assert "needs mesh.data to be a multiple of the 2 slices" in done.stderr
+
+
+@pytest.mark.extras
 def test_what_does_not_fit_says_what_it_needs(tmp_path, extra):
     extra("libtpu")
     done, _ = planned(
