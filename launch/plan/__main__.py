@@ -27,9 +27,11 @@ from configs import command, resolved
 from configs.chips import Chip
 from configs.errors import UserError, first_line
 from configs.figures import write_json
+from configs.files import write_text
 from configs.folders import user_cache
 from launch.plan import step, topologies
 from launch.plan.figures import Figures, figures
+from launch.plan.picture import picture
 from launch.plan.search import candidates, search
 from launch.plan.search import render as render_search
 from model.axes import check_mesh, make_mesh
@@ -163,6 +165,25 @@ def _search(config: ConfigDict, topology: str) -> None:
         write_json(given.json, about | dict(settings=[dataclasses.asdict(one) for one in tried]))
 
 
+def _draw(config: ConfigDict, topology: str, path: str) -> None:
+    """Writes the picture of a config on a topology; nothing is compiled.
+
+    Raises:
+      UserError: the config's sizes do not divide over the mesh, or the file cannot be written.
+    """
+    resolved.check(config)
+    shape = model_config_of(config)
+    config = resolved.resolve(config, shape.vocab_size)
+    devices, _ = topologies.devices(topology)
+    mesh = make_mesh(config.mesh.to_dict(), devices=devices)
+    rows = config.batch_size // config.optim.accumulate
+    check_mesh(mesh, shape, rows, config.length, config.mesh.residual)
+    sizes = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items() if size > 1)
+    title = f"{command.config_source()} on {topology}: {sizes or 'one device'}"
+    write_text(Path(path), picture(config, shape, mesh, title))
+    print(f"written: {path}")
+
+
 def say(console: Console, line: str) -> None:
     """Prints a line as it is."""
     console.print(line, highlight=False, markup=False, soft_wrap=True)
@@ -176,6 +197,9 @@ def _define_flags() -> None:
     flags.DEFINE_integer("settings", 5, "--search: how many that fit to compile.", 1)
     flags.DEFINE_string("results", "", "--search: the file of what was compiled, to go on with.")
     flags.DEFINE_string("topology", None, "Chips, as v5p:4x4x8, v5e:16x16, h100:8 or cpu:8.")
+    flags.DEFINE_string(
+        "picture", "", "Write an SVG of what lies on which chip, and compile nothing."
+    )
     flags.DEFINE_string("json", None, "Also write the figures to this file.")
 
 
@@ -184,6 +208,9 @@ def main() -> None:
     config = command.config()
     if not flags.FLAGS.topology:
         raise UserError("--topology is missing; name chips, for example --topology=v5p:4x4x8.")
+    if flags.FLAGS.picture:
+        _draw(config, flags.FLAGS.topology, flags.FLAGS.picture)
+        return
     if flags.FLAGS.search:
         _search(config, flags.FLAGS.topology)
         return
