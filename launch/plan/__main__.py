@@ -62,7 +62,7 @@ def plan(config: ConfigDict, topology: str) -> tuple[Figures, Chip | None]:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         raise UserError(_too_large(error, topology)) from error
-    return figures(config, model_config, state, compiled, mesh, chip), chip
+    return figures(config, model_config, state, compiled, mesh, chip, documents), chip
 
 
 def _too_large(error: Exception, topology: str) -> str:
@@ -97,6 +97,7 @@ def render(f: Figures, chip: Chip | None, name: str, budget: float) -> Table:
         "averages and master weights": m.averages,
         "batches": m.batches,
         "temporaries: gradients, activations, what is gathered": m.temporaries,
+        "of these activations, kept for the backward pass": m.activations,
         "of these gradients, where all are held at once": m.gradients,
     }
     for words, size in rows.items():

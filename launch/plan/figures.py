@@ -11,6 +11,7 @@ from configs.chips import Chip
 from launch.compiled.collectives import SLICES, collectives
 from launch.compiled.operations import product_operations
 from launch.compiled.program import Program
+from launch.plan.activations import activation_bytes
 from launch.plan.step import shard_bytes
 from model.config import ModelConfig
 from model.tally import tally
@@ -27,6 +28,7 @@ class Memory:
     batches: int
     temporaries: int  # gradients, activations and what products are made of
     gradients: int  # of the temporaries, where each is held at once in the type of its parameter
+    activations: int  # of the temporaries: what the forward pass keeps for the backward one
     peak: int
     available: float | None  # as published
 
@@ -63,6 +65,7 @@ def figures(
     compiled: Any,
     mesh: Mesh,
     chip: Chip | None,
+    documents: bool,
 ) -> Figures:
     """Reads a compiled step.
 
@@ -73,6 +76,7 @@ def figures(
       compiled: as of ``launch.plan.step.compiled_step``.
       mesh: that it is compiled for.
       chip: what is published of it; None where nothing is.
+      documents: whether a row has several.
     """
     sizes = dict(mesh.shape)
     # A call takes as many steps as it is told; these are the figures of one.
@@ -104,7 +108,13 @@ def figures(
         devices=mesh.size,
         mesh=sizes,
         tokens=tokens,
-        memory=_memory(state, compiled, mesh, chip),
+        memory=_memory(
+            state,
+            compiled,
+            mesh,
+            chip,
+            activation_bytes(config, model_config, state, mesh, documents),
+        ),
         products=products,
         counted=counted,
         cycles=program.cycles(),
@@ -113,7 +123,9 @@ def figures(
     )
 
 
-def _memory(state: TrainState, compiled: Any, mesh: Mesh, chip: Chip | None) -> Memory:
+def _memory(
+    state: TrainState, compiled: Any, mesh: Mesh, chip: Chip | None, activations: int
+) -> Memory:
     analysis = compiled.memory_analysis()
     arguments, peak = analysis.argument_size_in_bytes, analysis.peak_memory_in_bytes
     if mesh.devices.flat[0].platform == "cpu":  # whose peak leaves the temporaries out
@@ -128,6 +140,7 @@ def _memory(state: TrainState, compiled: Any, mesh: Mesh, chip: Chip | None) -> 
         batches=arguments - parameters - optimizer - averages,
         temporaries=peak - arguments,
         gradients=parameters,
+        activations=activations,
         peak=peak,
         available=None if chip is None else chip.memory,
     )

@@ -9,7 +9,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
-from model.axes import ShardingRules
+from model.axes import Axes, ShardingRules
 from model.config import ModelConfig
 from text.rows import Rows
 from train.numbers import Numbers
@@ -46,19 +46,27 @@ def compiled_step(
     """
     shape = min(config.steps_per_call, config.steps), config.batch_size, config.length
     with jax.set_mesh(mesh):
-        spec = ShardingRules.of(config.mesh).spec((None, "batch", "length"), shape)
-
-        def rows(dtype: Any) -> jax.ShapeDtypeStruct:
-            sharding = NamedSharding(mesh, spec or PartitionSpec())
-            return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
-
-        of_documents = rows(jnp.int32) if documents else None
-        tokens = rows(jnp.int32)
-        batches = Rows(tokens, tokens, rows(jnp.bool_), of_documents, of_documents)
+        batches = abstract_rows(config, shape, (None, "batch", "length"), mesh, documents)
         numbers = jax.eval_shape(lambda: Numbers.of(config))
         count = jax.ShapeDtypeStruct((), jnp.int32)
         step: Any = make_step(config, optimizer)
         return step.lower(state, batches, count, numbers).compile()
+
+
+def abstract_rows(
+    config: ConfigDict, shape: tuple[int, ...], axes: Axes, mesh: Mesh, documents: bool
+) -> Rows:
+    """Returns the shapes of rows of tokens with these logical axes, sharded over a mesh."""
+    with jax.set_mesh(mesh):
+        spec = ShardingRules.of(config.mesh).spec(axes, shape)
+
+    def rows(dtype: Any) -> jax.ShapeDtypeStruct:
+        sharding = NamedSharding(mesh, spec or PartitionSpec())
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+
+    of_documents = rows(jnp.int32) if documents else None
+    tokens = rows(jnp.int32)
+    return Rows(tokens, tokens, rows(jnp.bool_), of_documents, of_documents)
 
 
 def shard_bytes(tree: PyTree) -> int:

@@ -66,9 +66,12 @@ def test_what_it_cannot_compute_is_refused(interpreted, monkeypatch):
     assert "not a cache" in refused(Heads(q, k, v), cached, Pattern(), COMPUTE)
     assert "value_map" in refused(Heads(q, k, v[:, :1]), mask, Pattern(), COMPUTE)
     with jax.set_mesh(small.mesh(dict(context=2, heads=4))):
-        assert "must be a multiple of 512, 256 a device" in refused(*given)
-        windowed = dataclasses.replace(mask, window=3)
+        (q, k, v, _), twelve, _ = drawn(length=12)
+        round = Heads(q, k, v), twelve, Pattern(), COMPUTE
+        assert "must be a multiple of 512, 256 a device" in refused(*round)
+        windowed = dataclasses.replace(twelve, window=3)
         assert "'all_to_all'" in refused(Heads(q, k, v), windowed, Pattern(), COMPUTE)
+    (q, k, v, _), _, _ = drawn()
     hooked = Pattern(visible=lambda query, key, head: True)
     assert "no hooks" in refused(Heads(q, k, v), mask, hooked, COMPUTE)
     monkeypatch.setattr(splash, "INTERPRET", False)

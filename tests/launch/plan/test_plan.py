@@ -57,6 +57,25 @@ def test_wire_over_heads_is_that_of_the_sums():
     assert wire(figures, "fsdp") == 0
 
 
+def test_activations_are_those_that_the_remat_policy_keeps():
+    config = tiny.config(FIELDS)
+    tokens, width = config.batch_size * config.length, config.model.embed_dim
+    residual = 4 * tokens * width
+    kept = {
+        remat: planned(**{"model.remat": remat}).memory.activations
+        for remat in ("none", "matmuls", "block", "offload")
+    }
+    layers = config.model.num_layers
+    # A block's input each, and a few of the last residual; the host's are not the device's.
+    assert kept["block"] - kept["offload"] == layers * residual
+    # Beside it queries, keys, values and what heads read, of one head a device, the hidden layer of
+    # the MLP and the update of the attention.
+    per_head = 2 * (config.model.head_dim + tiny.model_config(config).value_dim)
+    products = 4 * tokens * (per_head + config.model.mlp_dim // 8)
+    assert kept["matmuls"] - kept["block"] >= layers * products
+    assert kept["none"] > kept["matmuls"]
+
+
 def test_a_sharded_residual_takes_less_memory():
     fields = {"batch_size": 64, "model.remat": "block"}
     whole, sharded = (planned(**fields, **{"mesh.residual": r}) for r in ("replicated", "sharded"))
