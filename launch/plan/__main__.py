@@ -119,9 +119,16 @@ def render(f: Figures, chip: Chip | None, name: str, budget: float) -> Table:
     if chip is not None:
         s = f.seconds
         table.add_row(f"computing at {chip.flops / 1e12:,.0f} TFLOP/s", f"{s['compute']:.3g} s")
+        through = (
+            f"memory, at {chip.bandwidth / 1e9:,.0f} GB/s and at least {decimal(round(f.traffic))}"
+        )
+        table.add_row(through, f"{s['memory']:.3g} s")
         waited = f"wire that is waited for, at {chip.wire / 1e9:,.0f} GB/s"
         table.add_row(waited, f"{s['wire_synchronous']:.3g} s")
         table.add_row("wire beside computing", f"{s['wire_asynchronous']:.3g} s")
+        if "network" in s:
+            network = f"network between slices, at {(chip.network or 0) / 1e9:,.3g} GB/s"
+            table.add_row(network, f"{s['network']:.3g} s")
         table.add_row("shortest step, an estimate: no chip reaches its peaks", f"{s['step']:.3g} s")
         rate = f.tokens / s["step"]
         table.add_row("tokens a second, of all chips, at most", f"{rate:,.0f}")

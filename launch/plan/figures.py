@@ -4,6 +4,7 @@ import dataclasses
 from collections import defaultdict
 from typing import Any
 
+import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -53,6 +54,7 @@ class Figures:
     memory: Memory
     products: float  # operations of matrix products, without those inside kernels
     counted: float  # operations by the tally: forward and backward once, attention included
+    traffic: float  # bytes that are read from memory and written to it, at least
     cycles: float  # that the compiler estimates, without collectives and kernels
     wire: list[Wire]
     seconds: dict[str, float]  # that each bound allows at the published peaks
@@ -91,36 +93,51 @@ def figures(
     tokens = config.batch_size * config.length
     counted = tally(model_config, config.length).training_flops * tokens / mesh.size
     products = product_operations(program)
+    kept = activation_bytes(config, model_config, state, mesh, documents)
+    memory = _memory(state, compiled, mesh, chip, kept)
+    traffic = _traffic(config, model_config, memory, sizes)
     seconds = {}
     if chip is not None:
-        # What the network between slices carries is published for no chip.
-        at_once = sum(w.bytes for w in wire if w.asynchronous and w.axes != SLICES)
+        between = sum(w.bytes for w in wire if w.axes == SLICES)
+        at_once = sum(w.bytes for w in wire if w.asynchronous) - between
         alone = sum(w.bytes for w in wire if not w.asynchronous)
         seconds = dict(
             compute=max(products, counted) / chip.flops,
+            memory=traffic / chip.bandwidth,
             wire_synchronous=alone / chip.wire,
             wire_asynchronous=at_once / chip.wire,
         )
-        seconds["step"] = (
-            max(seconds["compute"], seconds["wire_asynchronous"]) + seconds["wire_synchronous"]
-        )
+        if chip.network is not None and slices > 1:
+            seconds["network"] = between / chip.network
+        beside = [second for name, second in seconds.items() if name != "wire_synchronous"]
+        seconds["step"] = max(beside) + seconds["wire_synchronous"]
     return Figures(
         devices=mesh.size,
         mesh=sizes,
         tokens=tokens,
-        memory=_memory(
-            state,
-            compiled,
-            mesh,
-            chip,
-            activation_bytes(config, model_config, state, mesh, documents),
-        ),
+        memory=memory,
+        traffic=traffic,
         products=products,
         counted=counted,
         cycles=program.cycles(),
         wire=wire,
         seconds=seconds,
     )
+
+
+def _traffic(config: ConfigDict, shape: ModelConfig, memory: Memory, mesh: dict[str, int]) -> float:
+    """Returns the bytes that cross between a device and its memory in a step, at least.
+
+    The state is read and written once; of each microbatch gradients and kept activations are
+    written and read, and the matrices of its heads, gathered and in the type of products, are read
+    in each pass: forward, backward twice, and once more where blocks are computed again.
+    """
+    passes = 4 if shape.remat in ("block", "offload") else 3
+    itemsize = jnp.dtype(shape.param_dtype).itemsize
+    gathered = memory.parameters * mesh["fsdp"] / itemsize * jnp.dtype(shape.dtype).itemsize
+    of_microbatch = 2 * (memory.gradients + memory.activations) + passes * gathered
+    state = memory.parameters + memory.optimizer + memory.averages
+    return 2 * state + config.optim.accumulate * of_microbatch
 
 
 def _memory(

@@ -76,6 +76,16 @@ def test_activations_are_those_that_the_remat_policy_keeps():
     assert kept["none"] > kept["matmuls"]
 
 
+def test_memory_is_crossed_by_the_state_twice_and_by_matrices_in_each_pass():
+    for accumulate in (1, 4):
+        figures = planned(**{"optim.accumulate": accumulate})
+        m = figures.memory
+        # All is float32, so that a matrix is read as it is kept.
+        of_microbatch = 2 * (m.gradients + m.activations) + 3 * m.parameters
+        expected = 2 * (m.parameters + m.optimizer) + accumulate * of_microbatch
+        assert figures.traffic == expected
+
+
 def test_a_sharded_residual_takes_less_memory():
     fields = {"batch_size": 64, "model.remat": "block"}
     whole, sharded = (planned(**fields, **{"mesh.residual": r}) for r in ("replicated", "sharded"))
