@@ -92,6 +92,6 @@ def _wait(joined: Future[None], here: Place) -> None:
             )
             raise UserError(
                 f"{part} {here.coordinator} ({first_line(error)}); see that all {here.count} "
-                "processes run, that process 0 is on that host, and that no firewall closes the "
-                "port there."
+                "processes run, that process 0 is on that host, and that its port is free there "
+                "and closed by no firewall."
             ) from error

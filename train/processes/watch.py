@@ -10,7 +10,7 @@ from typing import Any
 from train.processes.abort import end, on_abort
 
 EVERY = 2.0  # seconds between two signs of life
-SILENCE = 30.0  # seconds without one, after which a process is gone
+SILENCE = 40.0  # seconds without one, after which a process is gone
 GRACE = 5.0  # seconds in which the process may say by itself what it fails of
 LOST = 75  # exit status where another process was lost: sysexits' "try again"
 
