@@ -35,7 +35,7 @@ SHAPE = small.config(
 
 def program(mesh, residual="replicated"):
     """Returns the compiled text of the gradient, each parameter sharded as it is."""
-    rules = ShardingRules.of(ConfigDict(dict(residual=residual)))
+    rules = ShardingRules.of(ConfigDict(dict(residual=residual, context_attention="auto")))
     with jax.set_mesh(mesh):
         model = jax.eval_shape(lambda: Transformer(SHAPE, jax.random.key(0), rules))
         spec = model.compute.rules.spec(TOKENS, (ROWS, LENGTH))
