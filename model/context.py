@@ -12,8 +12,6 @@ import jax
 
 from model.axes import ShardingRules
 
-WAYS = ("auto", "all_to_all", "ring")
-
 
 def shards(rules: ShardingRules) -> int:
     """Returns over how many devices of the mesh that is set a sequence is sharded."""

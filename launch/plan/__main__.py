@@ -17,6 +17,7 @@ from pathlib import Path
 
 import jax
 from absl import flags
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from rich import box
 from rich.console import Console
@@ -35,6 +36,7 @@ from launch.plan.picture import picture
 from launch.plan.search import candidates, search
 from launch.plan.search import render as render_search
 from model.axes import check_mesh, make_mesh
+from model.config import ModelConfig
 from model.tally import model_config as model_config_of
 from train.step import make_optimizer
 
@@ -46,13 +48,7 @@ def plan(config: ConfigDict, topology: str) -> tuple[Figures, Chip | None]:
       UserError: the config is none, or its sizes do not divide over the mesh; or it does not fit
         the chips, with both figures.
     """
-    resolved.check(config)
-    model_config = model_config_of(config)
-    config = resolved.resolve(config, model_config.vocab_size)
-    devices, chip = topologies.devices(topology)
-    mesh = make_mesh(config.mesh.to_dict(), devices=devices)
-    rows = config.batch_size // config.optim.accumulate
-    check_mesh(mesh, model_config, rows, config.length, config.mesh.residual)
+    config, model_config, mesh, chip = _laid_out(config, topology)
     documents = config.data.rows == "packed" and config.data.source != "repeats"
     optimizer = make_optimizer(config, model_config)
     state = step.abstract_state(config, model_config, optimizer, mesh)
@@ -63,6 +59,20 @@ def plan(config: ConfigDict, topology: str) -> tuple[Figures, Chip | None]:
             raise
         raise UserError(_too_large(error, topology)) from error
     return figures(config, model_config, state, compiled, mesh, chip, documents), chip
+
+
+def _laid_out(
+    config: ConfigDict, topology: str
+) -> tuple[ConfigDict, ModelConfig, Mesh, Chip | None]:
+    """Returns the config resolved, its model's, its mesh on the topology, and the chip."""
+    resolved.check(config)
+    shape = model_config_of(config)
+    config = resolved.resolve(config, shape.vocab_size)
+    devices, chip = topologies.devices(topology)
+    mesh = make_mesh(config.mesh.to_dict(), devices=devices)
+    rows = config.batch_size // config.optim.accumulate
+    check_mesh(mesh, shape, rows, config.length, config.mesh.residual)
+    return config, shape, mesh, chip
 
 
 def _too_large(error: Exception, topology: str) -> str:
@@ -179,13 +189,7 @@ def _draw(config: ConfigDict, topology: str, path: str) -> None:
     Raises:
       UserError: the config's sizes do not divide over the mesh, or the file cannot be written.
     """
-    resolved.check(config)
-    shape = model_config_of(config)
-    config = resolved.resolve(config, shape.vocab_size)
-    devices, _ = topologies.devices(topology)
-    mesh = make_mesh(config.mesh.to_dict(), devices=devices)
-    rows = config.batch_size // config.optim.accumulate
-    check_mesh(mesh, shape, rows, config.length, config.mesh.residual)
+    config, shape, mesh, _ = _laid_out(config, topology)
     sizes = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items() if size > 1)
     title = f"{command.config_source()} on {topology}: {sizes or 'one device'}"
     write_text(Path(path), picture(config, shape, mesh, title))

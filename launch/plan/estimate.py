@@ -42,13 +42,8 @@ class Setting:
 
     @property
     def flags(self) -> str:
-        """The command line's flags, without those that are the default."""
-        left_out = {"mesh.data": 1, "mesh.context": 1, "mesh.heads": 1, "optim.accumulate": 1}
-        return " ".join(
-            f"--config.{name}={value}"
-            for name, value in self.fields.items()
-            if left_out.get(name) != value
-        )
+        """The command line's flags: all, since the config may set any of them otherwise."""
+        return " ".join(f"--config.{name}={value}" for name, value in self.fields.items())
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
 from ml_collections import ConfigDict
 from rich import box
 from rich.filesize import decimal
@@ -97,7 +98,7 @@ def search(
       topology: its name.
       say: shows a line of progress.
     """
-    run = f"{resolved.digest(config)} on {topology}"
+    run = f"{resolved.digest(config)} on {topology}, jax {jax.__version__}"
     known = _read(path, run)
     tried: list[Tried] = []
     fitted: set[tuple] = set()

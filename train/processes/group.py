@@ -16,7 +16,7 @@ from configs.errors import UserError, first_line
 from train.processes.abort import end
 from train.processes.environment import Place
 from train.processes.stopping import SharedStop, Stop
-from train.processes.watch import ENDED, FAILED, STUMBLED, Watch
+from train.processes.watch import ENDED, FAILED, RUNS, STUMBLED, Watch
 
 T = TypeVar("T")
 
@@ -87,7 +87,7 @@ class Several(Processes):
         self._client: Any = distributed.global_state.client
         self._turn = 0
         self._watch = Watch(self._client, self.index, self.count, place.coordinator)
-        self._watch.say("runs")
+        self._watch.say(RUNS)
         self._watch.start()
 
     def told(self, decide: Callable[[], T]) -> T:

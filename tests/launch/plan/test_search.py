@@ -69,6 +69,13 @@ def test_the_fastest_that_fit_are_compiled_and_what_is_known_is_not(tmp_path, co
     assert len(seen) > len(tried) + 1
 
 
+def test_its_flags_say_every_field_whatever_the_config_sets():
+    """Such as microbatches, of which a config may have more than the best setting."""
+    flags = Setting((1, 8, 1, 1), "replicated", "block", 1).flags.split()
+    assert len(flags) == 7
+    assert {"--config.optim.accumulate=1", "--config.mesh.heads=1"} < {*flags}
+
+
 def test_more_chips_hold_less_and_recomputing_takes_longer():
     def of(**changes):
         plain = dict(mesh=(1, 1, 1, 1), residual="replicated", remat="matmuls", accumulate=1)
