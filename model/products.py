@@ -47,13 +47,11 @@ def multiply(
     """
     left, right, out = re.split(",|->", subscripts)
     reduced, gradients = reduced or wide, gradients or wide
+    order = _gathered_first(right, others[0], gathered[0])
 
     def operands(x: Array, others: Sequence[Array]) -> list[Array]:
         cast = [w.astype(x.dtype) for w in others]
-        return [
-            w if spec is None else jax.sharding.reshard(w, spec)
-            for w, spec in zip(cast, gathered, strict=True)
-        ]
+        return [_ordered(w, right, order, spec) for w, spec in zip(cast, gathered, strict=True)]
 
     def forward(x: Array, others: Sequence[Array]) -> list[Array]:
         x = _gathered(x, left, results[0], out)
@@ -62,7 +60,7 @@ def multiply(
         )
         parts = [_unreduced(spec, over) for spec in results]
         kind = reduced if over else wide
-        products = device().products(subscripts, x, operands(x, others), kind, parts)
+        products = device().products(f"{left},{order}->{out}", x, operands(x, others), kind, parts)
         return [
             y if part == spec else jax.sharding.reshard(y, spec)
             for y, part, spec in zip(products, parts, results, strict=True)
@@ -78,7 +76,7 @@ def multiply(
             spec = _partial(x, y, [out.index(i) for i in out if i not in left])
             pairs.setdefault(spec, []).append((y, w))
         # Parts of a sum over the mesh are added up before it.
-        turned, sums = f"{out},{right}->{left}", []
+        turned, sums = f"{out},{order}->{left}", []
         for spec, of_spec in pairs.items():
             kind = wide if spec is None or not spec.unreduced else reduced
             part = device().sum_of_products(turned, of_spec, kind, spec)
@@ -91,6 +89,26 @@ def multiply(
     return with_gradient(forward, lambda *arguments: (forward(*arguments), None), backward)(
         x, list(others)
     )
+
+
+def _gathered_first(indices: str, w: Array, spec: PartitionSpec | None) -> str:
+    """Puts the index along which a parameter is gathered before the others.
+
+    A TPU gathers along the outermost one, and would copy all to have it elsewhere.
+    """
+    own = spec_of(w)
+    if own is None or spec is None:
+        return indices
+    parts = zip(indices, own, spec, strict=True)
+    split = "".join(i for i, part, kept in parts if axes_of(part) != axes_of(kept))
+    return "".join(dict.fromkeys(split + indices))
+
+
+def _ordered(w: Array, indices: str, order: str, spec: PartitionSpec | None) -> Array:
+    """Returns a parameter with its indices in another order, gathered as ``spec`` says."""
+    turned = [indices.index(i) for i in order]
+    w = w if order == indices else w.transpose(turned)
+    return w if spec is None else jax.sharding.reshard(w, PartitionSpec(*(spec[n] for n in turned)))
 
 
 def _gathered(x: Array, indices: str, like: PartitionSpec | None, of_like: str) -> Array:

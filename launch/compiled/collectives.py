@@ -12,6 +12,7 @@ from jaxtyping import Int
 from launch.compiled.program import Array, Instruction, Program
 
 _CHANNEL = r"channel_id=(\d+)"
+_START = "async-collective-start"  # the fusion that begins one, where a TPU's names it
 SLICES = "slices"  # the axis across them, which is a part of the mesh's first
 KINDS = ("all-gather", "reduce-scatter", "all-reduce", "all-to-all", "collective-permute")
 
@@ -60,12 +61,17 @@ def collectives(program: Program, mesh: Mapping[str, int], slices: int = 1) -> l
         """What a fusion and those that go on with its collective have in common."""
         return kind, i.attribute(_CHANNEL), callers[name][0] if name in callers else ""
 
+    def starts(name: str) -> bool:
+        return name in callers and callers[name][1].name.startswith(_START)
+
+    # Of a TPU's fusions several go on with what one began, in loops inside as well.
     parts = Counter(chain(kind, name, i) for name, i, _, kind in every if name in fused)
+    started = {chain(kind, name, i)[:2] for name, i, _, kind in every if starts(name)}
     for name, i, times, kind in every:
         link = chain(kind, name, i)
         if name in fused:
-            if link in begun:
-                continue  # of a TPU's fusions, each continues what one began
+            if link in begun or (link[:2] in started and not starts(name)):
+                continue
             begun.add(link)
         caller = callers[name][1] if name in callers else None
         overlapping = caller is not None and (

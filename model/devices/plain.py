@@ -1,5 +1,6 @@
 """What a TPU or a GPU does: the plain way."""
 
+import re
 from collections.abc import Callable, Sequence
 from typing import ClassVar
 
@@ -32,6 +33,9 @@ class Plain:
     def einsum(self, subscripts: str, x: Array, w: Array, *, wide: str, spec: Spec) -> Array:
         """Multiplies two operands of one type.
 
+        Results come in the order of the operands' indices and are transposed then, which costs a
+        TPU nothing; to make them in another order, XLA transposes a matrix first.
+
         Args:
           subscripts: as of ``jnp.einsum``.
           x: the first operand.
@@ -39,7 +43,15 @@ class Plain:
           wide: type of the sums and of the result.
           spec: how the result is sharded over the mesh; None without one.
         """
-        return jnp.einsum(subscripts, x, w, preferred_element_type=wide, out_sharding=spec)
+        left, right, out = re.split(",|->", subscripts)
+        made = "".join(dict.fromkeys(i for i in left + right if i in out))
+        if spec is not None:
+            parts = dict(zip(out, spec.partitions, strict=True))
+            spec = PartitionSpec(*(parts[i] for i in made), unreduced=spec.unreduced)
+        result = jnp.einsum(
+            f"{left},{right}->{made}", x, w, preferred_element_type=wide, out_sharding=spec
+        )
+        return result if made == out else result.transpose([made.index(i) for i in out])
 
     def products(
         self, subscripts: str, x: Array, ws: Sequence[Array], wide: str, specs: Sequence[Spec]

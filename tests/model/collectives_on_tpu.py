@@ -47,90 +47,44 @@ def program(mesh, residual="replicated"):
         return jax.jit(jax.grad(loss)).lower(model, tokens).compile().as_text()
 
 
-def computations(text):
-    """Returns the lines of each computation, by its name."""
-    found, name = {}, None
-    for line in text.splitlines():
-        if start := re.match(r"(?:ENTRY )?%?([\w.\-]+) \(.*\{$", line):
-            name = start[1]
-            found[name] = []
-        elif name and " = " in line:
-            found[name].append(line.strip())
-    return found
-
-
-def shape(line):
-    """Returns the sizes of the largest array that a line makes, without axes of one."""
-    arrays = re.findall(r"(?:bf16|f32)\[([\d,]*)\]", line.split(" = ")[1].split("(%")[0])
-    sizes = [tuple(int(n) for n in a.split(",") if n not in ("", "1")) for a in arrays]
-    return max(sizes, key=np.prod, default=())
-
-
-def read(text):
-    """Returns what the loop over layers moves, forward and backward.
-
-    Collectives that are not synchronous begin in lines named "async-collective-start"; a product
-    whose result is scattered while it is computed is a loop or chain of collective permutes.
-    """
-    parts = computations(text)
-    bodies = [b for b in re.findall(r"while\(.*?body=%([\w.\-]+)", text) if "windowed" not in b]
-    found = {}
-    for body in dict.fromkeys(bodies):
-        lines = parts[body]
-        ways = Counter("transpose(jvp" in line for line in lines if "/while/body/" in line)
-        way = "backward" if ways[True] > ways[False] else "forward"
-        started = [line for line in lines if line.startswith("%async-collective-start")]
-        gathers = [line for line in lines if re.search(r" all-gather\(", line)]
-        fused = [
-            line
-            for line in lines
-            for called in re.findall(r"calls=%([\w.\-]+)", line)
-            if "async" not in line.split(" = ")[0] and "async" not in called
-            if any(re.search(r" all-reduce\(", inner) for inner in parts.get(called, ()))
-        ]
-        sums = [line for line in lines if re.search(r" all-reduce\(", line)] + fused
-        products = {
-            name
-            for line in lines
-            if "collective-permute-start" in line
-            for name in re.findall(r"closed_call/([a-z,]+->[a-z]+)/dot_general", line)
-        }
-        scattered = [
-            re.search(r"closed_call/([a-z,]+->[a-z]+)/", line)[1]
-            for line in lines
-            if re.search(r"body=%\S*windowed_dot_general_body_rs", line)
-        ]
-        assert way not in found, "the program has more loops than two"
-        found[way] = dict(
-            synchronous=len(gathers),
-            asynchronous=len(started),
-            gathered=sorted(Counter(shape(line) for line in gathers + started).items()),
-            scattered=sorted(scattered),
-            permuted=sorted(products),
-            summed=sorted(Counter(shape(line) for line in sums).items()),
-        )
-    return found
-
-
 def by_layer(text, mesh):
-    """Returns what a layer moves forward and backward: kind, axes, type and shape, how often."""
-    ways = {"forward": Counter(), "backward": Counter()}
+    """Returns what a layer moves forward and backward.
+
+    "moved": kind, axes, type and shape of each, with how often; "scattered": the products whose
+    results are scattered while they are computed, as collective permutes; "waited for": how many.
+    """
+    ways = {way: dict(moved=Counter(), waited=0) for way in ("forward", "backward")}
+    scattered = {way: set() for way in ways}
     for c in collectives(Program(text), dict(mesh.shape)):
         way = "backward" if "transpose(jvp" in c.op_name else "forward"
+        if c.times < SHAPE.num_layers:
+            continue
+        if c.kind == "collective-permute":
+            scattered[way].add(re.search(r"([a-z,]+->[a-z]+)/dot_general", c.op_name)[1])
+            continue
+        ways[way]["waited"] += c.times / SHAPE.num_layers if not c.asynchronous else 0
         for kind, sizes in c.operands:
             moved = c.kind, ",".join(c.axes), kind, tuple(n for n in sizes if n > 1)
-            if c.times >= SHAPE.num_layers:
-                ways[way][moved] += c.times / SHAPE.num_layers
-    return {way: sorted(moved.items()) for way, moved in ways.items()}
+            ways[way]["moved"][moved] += c.times / SHAPE.num_layers
+    return {
+        way: dict(
+            moved=sorted(found["moved"].items()),
+            waited=found["waited"],
+            scattered=sorted(scattered[way]),
+        )
+        for way, found in ways.items()
+    }
 
 
 if __name__ == "__main__":
     devices = np.array(topologies.get_topology_desc("v5e:2x4", "tpu").devices)
     report = {}
-    for name, sizes in {"fsdp 8": (1, 8, 1, 1), "fsdp 4, heads 2": (1, 4, 2, 1)}.items():
+    for name, sizes, residual in (
+        ("fsdp 8", (1, 8, 1, 1), "replicated"),
+        ("fsdp 4, heads 2", (1, 4, 2, 1), "replicated"),
+        ("heads 8, replicated", (1, 1, 8, 1), "replicated"),
+        ("heads 8, sharded", (1, 1, 8, 1), "sharded"),
+    ):
         mesh = Mesh(devices.reshape(sizes), MESH_AXES, axis_types=(AxisType.Explicit,) * 4)
-        report[name] = read(program(mesh))
-    mesh = Mesh(devices.reshape(1, 1, 8, 1), MESH_AXES, axis_types=(AxisType.Explicit,) * 4)
-    for residual in ("replicated", "sharded"):
-        report[f"heads 8, {residual}"] = by_layer(program(mesh, residual), mesh)
+        report[name] = by_layer(program(mesh, residual), mesh)
     print(json.dumps(report))

@@ -113,3 +113,32 @@ ENTRY %main (a: f32[4]) -> f32[4] {{
     assert (gathered.kind, gathered.asynchronous, gathered.wire) == ("all-gather", True, 16)
     assert (scattered.kind, scattered.asynchronous) == ("reduce-scatter", False)
     assert scattered.wire == 16
+
+
+def test_what_goes_on_in_loops_is_counted_where_it_starts():
+    gather = (
+        "all-gather(%p), channel_id=7, replica_groups={{0,1},{2,3},{4,5},{6,7}}, dimensions={0}"
+    )
+    part = f"""(p: f32[4]) -> f32[8] {{
+  %p = f32[4]{{0}} parameter(0)
+  ROOT %g = f32[8]{{0}} {gather}
+}}"""
+    trips = 'backend_config={"known_trip_count":{"n":"3"}}'
+    text = f"""
+%first {part}
+%more {part}
+%last {part}
+%body (t: f32[4]) -> f32[4] {{
+  %t = f32[4]{{0}} parameter(0)
+  %m = f32[8]{{0}} fusion(%t), kind=kCustom, calls=%more
+  ROOT %r = f32[4]{{0}} slice(%m), slice={{[0:4]}}
+}}
+ENTRY %main (a: f32[4]) -> f32[8] {{
+  %a = f32[4]{{0}} parameter(0)
+  %async-collective-start.1 = f32[8]{{0}} fusion(%a), kind=kCustom, calls=%first
+  %w = f32[4]{{0}} while(%a), condition=%c, body=%body, {trips}
+  ROOT %async-collective-done.1 = f32[8]{{0}} fusion(%w), kind=kCustom, calls=%last
+}}
+"""
+    (found,) = collectives(Program(text), SIZES)
+    assert (found.kind, found.asynchronous, found.times, found.wire) == ("all-gather", True, 1, 16)
