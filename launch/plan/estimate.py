@@ -14,7 +14,7 @@ from configs.chips import Chip
 from configs.errors import UserError
 from model.axes import MESH_AXES, check_sizes
 from model.config import ModelConfig
-from model.tally import tally
+from model.tally import Tally
 
 # Policies from what computes least to what holds least.
 REMAT = ("none", "matmuls", "block", "offload")
@@ -84,7 +84,7 @@ def settings(config: ConfigDict, model_config: ModelConfig, devices: int) -> Ite
                     yield Setting(mesh, residual, remat, accumulate)
 
 
-def estimate(config: ConfigDict, shape: ModelConfig, setting: Setting) -> Estimate:
+def estimate(config: ConfigDict, shape: ModelConfig, counted: Tally, setting: Setting) -> Estimate:
     """Returns what a setting needs.
 
     Weights are all-gathered over ``fsdp`` for each pass of a microbatch and their gradients
@@ -94,11 +94,11 @@ def estimate(config: ConfigDict, shape: ModelConfig, setting: Setting) -> Estima
     Args:
       config: whole.
       shape: of its model.
+      counted: the tally of that.
       setting: what to set in it.
     """
     data, fsdp, heads, context = setting.mesh
-    t = tally(shape, config.length)
-    parameters = t.parameter_bytes / jnp.dtype(shape.param_dtype).itemsize
+    parameters = counted.parameter_bytes / jnp.dtype(shape.param_dtype).itemsize
     width, size = shape.embed_dim, jnp.dtype(shape.dtype).itemsize
     kept = jnp.dtype(shape.param_dtype).itemsize
     moments = 1 if config.optim.name in ("lion", "muon") else 2
@@ -133,6 +133,6 @@ def estimate(config: ConfigDict, shape: ModelConfig, setting: Setting) -> Estima
     keys = shape.num_kv_heads * (shape.head_dim + shape.value_dim) / heads
     of_context = (passes + 1) * shape.num_layers * tokens * size * keys * (context - 1) / 2
     wire = setting.accumulate * (of_weights + of_replicas + of_heads + of_context)
-    counted = t.training_flops * config.batch_size * config.length
-    operations = counted / (data * fsdp * heads * context) * (4 / 3 if recomputed else 1)
+    in_all = counted.training_flops * config.batch_size * config.length
+    operations = in_all / (data * fsdp * heads * context) * (4 / 3 if recomputed else 1)
     return Estimate(state + gradients + activations, wire, operations)

@@ -18,6 +18,7 @@ from configs.errors import UserError
 from launch.plan.estimate import MARGIN, REMAT, Estimate, Setting, estimate, settings
 from launch.plan.figures import Figures
 from model.config import ModelConfig
+from model.tally import tally
 
 # Compiles a config; returns its figures, or raises UserError where it does not fit.
 Compile = Callable[[ConfigDict], Figures]
@@ -52,7 +53,8 @@ def candidates(
     Raises:
       UserError: none divides, or none may fit.
     """
-    every = [(s, estimate(config, shape, s)) for s in settings(config, shape, devices)]
+    counted = tally(shape, config.length)
+    every = [(s, estimate(config, shape, counted, s)) for s in settings(config, shape, devices)]
     if not every:
         raise UserError(
             f"no mesh of {devices} devices divides this config; change batch_size, length or the "

@@ -9,7 +9,7 @@ from configs.resolved import resolve
 from launch.plan.estimate import Setting, estimate, settings
 from launch.plan.figures import Figures, Memory, Wire
 from launch.plan.search import candidates, search
-from model.tally import model_config
+from model.tally import model_config, tally
 from tests.launch.plan.test_on_tpu import planned
 from tests.train import tiny
 
@@ -79,7 +79,7 @@ def test_its_flags_say_every_field_whatever_the_config_sets():
 def test_more_chips_hold_less_and_recomputing_takes_longer():
     def of(**changes):
         plain = dict(mesh=(1, 1, 1, 1), residual="replicated", remat="matmuls", accumulate=1)
-        return estimate(CONFIG, SHAPE, Setting(**plain | changes))
+        return estimate(CONFIG, SHAPE, tally(SHAPE, CONFIG.length), Setting(**plain | changes))
 
     assert of(mesh=(1, 8, 1, 1)).memory < of().memory / 5
     assert of(remat="block").memory < of().memory
