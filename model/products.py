@@ -8,7 +8,7 @@ which is a reduce-scatter. What is summed over the mesh is rounded first, and an
 split further than the product, as the residual stream may be, is gathered like a parameter.
 """
 
-import functools
+import math
 import re
 from collections.abc import Sequence
 
@@ -172,9 +172,44 @@ def lookup(
 
     def backward(arguments: tuple, _: None, cotangent: Array) -> tuple:
         index, table = arguments
-        wide = jax.ShapeDtypeStruct(table.shape, jnp.float32, sharding=jax.typeof(table).sharding)
-        transposed = jax.linear_transpose(functools.partial(rows, index), wide)
-        (slopes,) = transposed(cotangent.astype(jnp.float32))
+        slopes = _scattered(index, cotangent.astype(jnp.float32), table, gathered)
         return None, slopes.astype(table.dtype)
 
     return with_gradient(forward, lambda *args: (forward(*args), None), backward)(index, table)
+
+
+def _scattered(
+    index: Array, cotangent: Array, table: Array, gathered: PartitionSpec | None
+) -> Array:
+    """Adds what each token has to the row of a table that it read; sharded as the table is.
+
+    Every device adds for its own tokens, and then the sum is scattered: XLA would sum the whole
+    table over all devices first.
+    """
+    own, of_result = spec_of(table), spec_of(cotangent)
+    if own is None or of_result is None or gathered is None:
+        return jnp.zeros(table.shape, jnp.float32).at[index].add(cotangent)
+    over_rows, over_width = axes_of(gathered[0]), axes_of(own[1])
+    of_tokens = of_result[:-1]
+    over_tokens = mesh_axes(of_tokens)
+    scattered = tuple(axis for axis in over_width if axis in over_tokens)
+    rest = tuple(over_tokens - {*scattered})
+
+    def local(index: Array, cotangent: Array) -> Array:
+        sizes = jax.sharding.get_abstract_mesh().shape
+        rows = table.shape[0] // math.prod(sizes[axis] for axis in over_rows)
+        if over_rows:
+            index = index - jax.lax.axis_index(over_rows) * rows
+        index = jnp.where((index >= 0) & (index < rows), index, rows)
+        sums = jnp.zeros((rows, table.shape[1]), jnp.float32).at[index].add(cotangent, mode="drop")
+        if scattered:
+            sums = jax.lax.psum_scatter(sums, scattered, scatter_dimension=1, tiled=True)
+        return jax.lax.psum(sums, rest) if rest else sums
+
+    index, cotangent = (
+        jax.sharding.reshard(x, PartitionSpec(*of_tokens, *more))
+        for x, more in ((index, ()), (cotangent, (None,)))
+    )
+    spec = PartitionSpec(gathered[0], scattered or None)
+    sums = jax.shard_map(local, out_specs=spec, check_vma=False)(index, cotangent)
+    return sums if spec == own else jax.sharding.reshard(sums, own)

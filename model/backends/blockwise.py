@@ -6,8 +6,7 @@ pass computes each block of the pattern again from it (Dao et al. 2022, "FlashAt
 algorithms 1 and 4), a variant's hooks among it. Blocks in which no query sees a key by its
 position are not computed.
 
-Limits: blocks that documents or hooks alone make empty are computed; under a remat policy that
-keeps matrix products, the backward pass runs the forward one again.
+Limits: blocks that documents or hooks alone make empty are computed.
 """
 
 import dataclasses
@@ -17,12 +16,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from model.backends.blocks import Blocks, ends, seen_blocks
 from model.backends.ring import Ring
 from model.backends.shards import on_shards
-from model.compute import Compute
+from model.compute import PRODUCT, Compute
 from model.gradients import with_gradient
 from model.heads import Heads
 from model.masks import NEVER, Mask
@@ -36,7 +36,8 @@ def attend(heads: Heads, mask: Mask, pattern: Pattern, compute: Compute) -> Floa
     """
 
     def forward(*arguments: Any) -> tuple[Array, tuple[Array, Array]]:
-        out, log_sum = _forward(compute, compute.dtype, *arguments)
+        # A policy that keeps products keeps what the backward pass needs of this one.
+        out, log_sum = checkpoint_name(_forward(compute, compute.dtype, *arguments), PRODUCT)
         return out, (out, log_sum)
 
     def backward(arguments: tuple, kept: tuple[Array, Array], dout: Array) -> tuple:

@@ -14,8 +14,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, PyTree
 
+from model.compute import PRODUCT
 from model.gradients import with_gradient
 from model.masks import Mask
 from model.pattern import Pattern
@@ -57,7 +59,9 @@ def local(
 
     def whole(*arguments: Any) -> tuple[Array, tuple[Array, Array]]:
         out, log_sum = forward(*arguments)
-        return out.astype(dtype), (out.astype(dtype), log_sum)
+        # A policy that keeps products keeps what the backward pass needs of this one.
+        out, log_sum = checkpoint_name((out.astype(dtype), log_sum), PRODUCT)
+        return out, (out, log_sum)
 
     return with_gradient(lambda *arguments: whole(*arguments)[0], whole, backward)
 

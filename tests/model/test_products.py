@@ -6,13 +6,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec as P
 
 from configs.errors import UserError
+from launch.compiled.collectives import collectives
+from launch.compiled.program import Program
 from model.axes import TOKENS, ShardingRules
 from model.compute import Compute
 from model.devices import choice, cpu, plain
 from model.parameter import Declare
-from model.products import multiply
+from model.products import lookup, multiply
 from tests.model import small
 
 # Every product of the network: an activation with a weight, or with another activation.
@@ -168,3 +171,31 @@ def test_subscripts_may_have_spaces():
     )
     found = compute.einsum("b d, d f -> b f", x, w, axes=(None, None))
     np.testing.assert_allclose(found, x @ w)
+
+
+def test_the_gradient_of_a_table_is_scattered_and_each_shard_summed_once():
+    sizes = dict(data=2, fsdp=2, heads=2, context=1)
+    rows, width = 12, 8
+    rng = np.random.default_rng(0)
+    index = rng.integers(0, rows, (4, 6))
+    slope = rng.standard_normal((4, 6, width)).astype(np.float32)
+    with jax.set_mesh(small.mesh(sizes)):
+        table = jax.device_put(np.zeros((rows, width), np.float32), P("heads", "fsdp"))
+        of_tokens = P(("data", "fsdp"), None, None)
+        given = jax.device_put(slope, of_tokens)
+
+        def total(table, index):
+            read = lookup(table, index, "float32", P("heads", None), of_tokens)
+            return (read * given).sum()
+
+        made = jax.jit(jax.grad(total)).lower(table, index).compile()
+        found = np.asarray(made(table, index))
+        moved = collectives(Program(made.as_text()), sizes)
+    expected = np.zeros((rows, width), np.float32)
+    np.add.at(expected, index, slope)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
+    scattered, summed = (
+        [c for c in moved if c.kind == k] for k in ("reduce-scatter", "all-reduce")
+    )
+    assert [(c.axes, c.operands) for c in scattered] == [(("fsdp",), (("f32", (6, 8)),))]
+    assert [(c.axes, c.operands) for c in summed] == [(("data",), (("f32", (6, 4)),))]

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
+from launch.compiled.operations import product_operations
+from launch.compiled.program import Program
 from model import zigzag
-from model.axes import QUERIES, ShardingRules
+from model.axes import QUERIES, TOKENS, ShardingRules
 from model.backends import blocks, blockwise, dense, splash
 from model.compute import Compute
 from model.transformer import Transformer
@@ -97,6 +99,27 @@ MODELS = {
     "full value map": dict(value_map="full"),
     "no scan, remat": dict(scan_layers=False, remat="matmuls"),
 }
+
+
+@pytest.mark.parametrize("sizes", [{}, dict(context=4)], ids=["blocks", "ring"])
+def test_what_keeps_products_computes_no_attention_again(sizes):
+    def operations(remat):
+        shape = small.config(remat=remat, attention_backend="blockwise", scan_layers=True)
+        rules = ShardingRules(context_attention="ring")
+        with jax.set_mesh(small.mesh(sizes)):
+            model = jax.eval_shape(lambda: Transformer(shape, jax.random.key(0), rules))
+            spec = model.compute.rules.spec(TOKENS, (2, 16))
+            tokens = jax.ShapeDtypeStruct((2, 16), jnp.int32, sharding=spec)
+
+            def loss(model, tokens):
+                return model.last_residual(tokens).sum()
+
+            made = small.quickly(jax.grad(loss)).lower(model, tokens).compile()
+        return product_operations(Program(made.as_text(), open_ended=1))
+
+    none = operations("none")
+    assert operations("matmuls") == none
+    assert operations("block") > 1.2 * none
 
 
 def on_mesh(name, sizes, way, residual="replicated"):
