@@ -96,7 +96,11 @@ def attend(
 
 def _meeting(taken: str, heads: Heads, mask: Mask, compute: Compute) -> str:
     """Says how attention meets a sequence that is sharded; nothing where none is."""
-    by_way = {"whole": "", "all_to_all": ", sequences exchanged for heads"}
+    by_way = {
+        "whole": "",
+        "all_to_all": ", sequences exchanged for heads",
+        "neighbours": ", a window's keys from neighbours",
+    }
     ring = " in a ring" if taken in ROUND else ", all keys gathered"
     return by_way.get(way(heads, mask, compute), ring)
 

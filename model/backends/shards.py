@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from model import context
 from model.axes import KEYS, QUERIES, SPREAD, WHOLE_KEYS, Axes
-from model.backends import ring
+from model.backends import neighbours, ring
 from model.compute import Compute
 from model.heads import Heads
 from model.masks import Mask
@@ -21,14 +21,18 @@ Local = Callable[[Array, Array, Array, Mask, Pattern], Array]
 
 
 def way(heads: Heads, mask: Mask, compute: Compute) -> str:
-    """Returns how attention meets the sequence: "whole", "all_to_all" or "ring".
+    """Returns how attention meets the sequence: "whole", "all_to_all", "ring" or "neighbours".
 
-    Tokens that read a cache gather its keys; what was put in the order of the ring stays there.
+    Tokens that read a cache gather its keys; what was put in the order of the ring stays there. Of
+    a window no more than a shard keys are had from the neighbours, unless the user says otherwise.
     """
     q, k, v = heads.query, heads.key, heads.value
     devices = context.shards(compute.rules)
     if devices == 1 or mask.slot is not None or q.shape[2] % devices:
         return "whole"
+    near = neighbours.near(mask.window, q.shape[2], devices, mask.zigzag)
+    if near and (mask.zigzag or compute.rules.context_attention != "all_to_all"):
+        return "neighbours"
     if mask.zigzag:
         return "ring"
     (_, groups, _, width), (_, of_values, _, rank) = k.shape, v.shape
@@ -62,8 +66,8 @@ def on_shards(
 ) -> Float[Array, "B H T R"]:
     """Returns what ``local`` gives for each shard of batch and heads.
 
-    Where the sequence is sharded, it is exchanged for heads, or keys go round; a backend that has
-    no ring gathers them.
+    Where the sequence is sharded, it is exchanged for heads, or keys go round, or come from the
+    neighbours; a backend that has no ring gathers them.
 
     Args:
       local: attention on one device.
@@ -85,6 +89,9 @@ def on_shards(
     elif taken == "ring" and round is not None:
         of_keys = KEYS
         local = ring.local(round, compute.rules.length[0], devices, compute.dtype)
+    elif taken == "neighbours":
+        of_keys = KEYS
+        local = neighbours.local(local, compute.rules.length[0], devices)
     elif devices > 1:
         mask = dataclasses.replace(mask, in_order=False)
     shards = math.prod(mesh.shape[axis] for axis in over_heads)

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 from model.axes import platform
 from model.backends import splash_ring
 from model.backends.shards import on_shards, way
-from model.backends.whole import HOOKS, not_whole, without_forward_mode
+from model.backends.whole import hooks, not_whole, without_forward_mode
 from model.compute import PRODUCT, Compute
 from model.context import shards
 from model.heads import Heads
@@ -34,8 +34,11 @@ def refusal(heads: Heads, mask: Mask, pattern: Pattern, compute: Compute) -> str
     """Returns why these arguments of ``attend`` cannot be computed here; None where they can."""
     if not INTERPRET and platform() != "tpu":
         return f"it runs on TPUs, and this is a {platform()}"
-    if way(heads, mask, compute) == "ring":
+    taken = way(heads, mask, compute)
+    if taken == "ring":
         reason = _not_round(heads, mask, pattern, compute)
+    elif taken == "neighbours":
+        reason = hooks(pattern)
     else:
         reason = not_whole(heads, mask, pattern, compute)
     if reason:
@@ -50,12 +53,10 @@ def _not_round(heads: Heads, mask: Mask, pattern: Pattern, compute: Compute) -> 
     length = heads.query.shape[2]
     devices = shards(compute.rules)
     if mask.window is not None and mask.window < length:
-        return "it knows no windows where keys go round; set mesh.context_attention = 'all_to_all'"
+        return "it knows no windows longer than a shard; set mesh.context_attention = 'all_to_all'"
     if mask.zigzag != devices or length % (2 * devices * LANES):
         return f"the length must be a multiple of {2 * devices * LANES}, {2 * LANES} a device"
-    if pattern.score is not None or pattern.visible is not None:
-        return HOOKS
-    return None
+    return hooks(pattern)
 
 
 def attend(heads: Heads, mask: Mask, pattern: Pattern, compute: Compute) -> Float[Array, "B H T R"]:
@@ -73,23 +74,24 @@ def attend(heads: Heads, mask: Mask, pattern: Pattern, compute: Compute) -> Floa
 
 
 def _local(dtype: str, q: Array, k: Array, v: Array, mask: Mask, pattern: Pattern) -> Array:
-    length = q.shape[2]
-    unit = BLOCK if length > BLOCK else LANES
-    padded = -(-length // unit) * unit
+    length, before = q.shape[2], k.shape[2] - q.shape[2]
+    queries = _whole(length)
+    keys = _whole(queries + before)  # so that what is padded sees itself
 
-    def pad(x: Array, axis: int) -> Array:
+    def pad(x: Array, axis: int, size: int) -> Array:
         # Keys past the end are behind every query.
         widths = [(0, 0)] * x.ndim
-        widths[axis] = (0, padded - length)
+        widths[axis] = (0, size - x.shape[axis])
         return jnp.pad(x, widths)
 
     q = q * jnp.asarray(q.shape[-1] ** -0.5, q.dtype)
-    q, k, v = (pad(x.astype(dtype), 2) for x in (q, k, v))
-    kernel = _kernel(q.shape[1], padded, mask.window, pattern.cap)
+    q, k, v = (pad(x.astype(dtype), 2, size) for x, size in ((q, queries), (k, keys), (v, keys)))
+    kernel = _kernel(q.shape[1], (queries, keys), before, mask.window, pattern.cap)
     documents = None
     if mask.query_segment is not None and mask.key_segment is not None:
-        both = (pad(segment, 1) for segment in (mask.query_segment, mask.key_segment))
-        documents = splash_attention.SegmentIds(*both)
+        documents = splash_attention.SegmentIds(
+            pad(mask.query_segment, 1, queries), pad(mask.key_segment, 1, keys)
+        )
     over = (0, 0, 0, None if documents is None else 0, None)
 
     def rows(kernel: Any, *arrays: Any) -> Array:
@@ -99,24 +101,32 @@ def _local(dtype: str, q: Array, k: Array, v: Array, mask: Mask, pattern: Patter
     return out[:, :, :length]
 
 
+def _whole(length: int) -> int:
+    """Returns a length that is whole blocks."""
+    unit = BLOCK if length > BLOCK else LANES
+    return -(-length // unit) * unit
+
+
 def _kernel(
-    heads: int, length: int, window: int | None, logit_cap: float | None
+    heads: int, shape: tuple[int, int], before: int, window: int | None, logit_cap: float | None
 ) -> Callable[..., Any]:
-    """Returns the kernel of some heads and a length that is whole blocks."""
-    shape = (length, length)
+    """Returns the kernel of some heads, for queries and keys that are whole blocks.
+
+    Query i stands at key ``before + i``.
+    """
     seen: splash_attention.Mask
-    if window is None or window >= length:
-        seen = splash_attention.CausalMask(shape)
+    if window is None or window >= shape[1]:
+        seen = splash_attention.CausalMask(shape, before)
     else:
-        seen = splash_attention.LocalMask(shape, (window - 1, 0), 0)
-    block = min(BLOCK, length)
+        seen = splash_attention.LocalMask(shape, (window - 1, 0), before)
+    of_queries, of_keys = (min(BLOCK, size) for size in shape)
     sizes = splash_attention.BlockSizes(
-        block_q=block,
-        block_kv=block,
-        block_q_dkv=block,
-        block_kv_dkv=block,
-        block_q_dq=block,
-        block_kv_dq=block,
+        block_q=of_queries,
+        block_kv=of_keys,
+        block_q_dkv=of_queries,
+        block_kv_dkv=of_keys,
+        block_q_dq=of_queries,
+        block_kv_dq=of_keys,
     )
     return splash_attention.make_splash_mha(
         splash_attention.MultiHeadMask([seen] * heads),

@@ -14,18 +14,21 @@ from model.heads import Heads
 from model.masks import Mask
 from model.pattern import Pattern
 
-HOOKS = "it computes no hooks of a variant's pattern; set 'blockwise'"
-
 
 def not_whole(heads: Heads, mask: Mask, pattern: Pattern, compute: Compute) -> str | None:
     """Returns why a kernel for whole sequences cannot be used; None where it can."""
-    if way(heads, mask, compute) == "ring":
-        return "it needs whole sequences, and keys go round in a ring; set mesh.context = 1"
+    if way(heads, mask, compute) in ("ring", "neighbours"):
+        return "it needs whole sequences, and they are sharded; set mesh.context = 1"
     if not mask.in_order:
         return "it reads whole sequences, and not a cache"
-    if pattern.score is not None or pattern.visible is not None:
-        return HOOKS
-    return None
+    return hooks(pattern)
+
+
+def hooks(pattern: Pattern) -> str | None:
+    """Returns why a kernel that knows no hooks cannot be used; None where there are none."""
+    if pattern.score is None and pattern.visible is None:
+        return None
+    return "it computes no hooks of a variant's pattern; set 'blockwise'"
 
 
 def without_forward_mode(name: str, kernel: Callable[..., Array]) -> Callable[..., Array]:

@@ -69,7 +69,7 @@ def test_what_it_cannot_compute_is_refused(interpreted, monkeypatch):
         (q, k, v, _), twelve, _ = drawn(length=12)
         round = Heads(q, k, v), twelve, Pattern(), COMPUTE
         assert "must be a multiple of 512, 256 a device" in refused(*round)
-        windowed = dataclasses.replace(twelve, window=3)
+        windowed = dataclasses.replace(twelve, window=7)
         assert "'all_to_all'" in refused(Heads(q, k, v), windowed, Pattern(), COMPUTE)
     (q, k, v, _), _, _ = drawn()
     hooked = Pattern(visible=lambda query, key, head: True)
