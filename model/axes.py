@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import jax
 from jax.experimental import mesh_utils
@@ -182,9 +182,9 @@ def make_mesh(
     return Mesh(grid, MESH_AXES, axis_types=types)
 
 
-def notes(mesh: Mesh, config: ModelConfig) -> list[str]:
-    """Returns what a run on a mesh should know of it: a line each."""
-    groups, shards = config.num_kv_heads, mesh.shape["heads"]
+def notes(sizes: Mapping[str, int], config: ModelConfig) -> list[str]:
+    """Returns what a run should know of a mesh of these sizes, by axis: a line each."""
+    groups, shards = config.num_kv_heads, sizes["heads"]
     if groups % shards:
         return [
             f"model.num_kv_heads = {groups} is not divisible by mesh.heads = {shards}: keys and "

@@ -108,7 +108,7 @@ def _run(
     rows = config.batch_size // config.optim.accumulate
     line = state.model.attention_line(rows, config.length, documents)
     console.print(line, highlight=False, markup=False)
-    for note in notes(mesh, model_config):
+    for note in notes(mesh.shape, model_config):
         console.print(note, highlight=False, markup=False)
     for name, (old, new) in changes.items():
         console.print(f"config.{name}: {old!r} -> {new!r}", highlight=False, markup=False)

@@ -35,7 +35,7 @@ from launch.plan.figures import Figures, figures
 from launch.plan.picture import picture
 from launch.plan.search import candidates, search
 from launch.plan.search import render as render_search
-from model.axes import check_mesh, make_mesh
+from model.axes import check_mesh, make_mesh, notes
 from model.config import ModelConfig
 from model.tally import model_config as model_config_of
 from train.step import make_optimizer
@@ -234,6 +234,8 @@ def main() -> None:
     budget = config.steps * config.batch_size * config.length
     console = Console(width=None if Console().is_terminal else 110)
     console.print(render(found, chip, title, budget))
+    for note in notes(found.mesh, model_config_of(config)):
+        say(console, note)
     console.print(f"compiled in {time.monotonic() - began:.0f} s", highlight=False)
     if flags.FLAGS.json:
         about = dict(config=source, topology=flags.FLAGS.topology)

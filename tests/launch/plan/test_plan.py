@@ -121,7 +121,8 @@ def test_the_command_prints_and_writes_its_figures(tmp_path):
     done = subprocess.run(
         [
             *(sys.executable, "-m", "launch.plan", "--config=configs/induction.py"),
-            *("--topology=h100:4", "--config.mesh.heads=2", f"--json={tmp_path}/plan.json"),
+            *("--topology=h100:4", "--config.mesh.heads=2", "--config.model.num_kv_heads=1"),
+            f"--json={tmp_path}/plan.json",
         ],
         capture_output=True,
         text=True,
@@ -133,3 +134,4 @@ def test_the_command_prints_and_writes_its_figures(tmp_path):
     assert figures["memory"]["available"] == 80e9
     for words in ("peak", "computing at 989 TFLOP/s", "wire in all", "days for"):
         assert words in done.stdout
+    assert "model.num_kv_heads = 1 is not divisible by mesh.heads = 2" in done.stdout
