@@ -10,6 +10,7 @@ from configs import keyboard
 if __name__ == "__main__":
     keyboard.end_at_once()  # the imports below take seconds
 
+import ctypes
 import os
 import re
 import signal
@@ -30,6 +31,8 @@ from configs.errors import UserError
 ROOT = Path(__file__).parent.parent
 GRACE = 90.0  # seconds that the others have to end by themselves after one has failed
 _NOISE = re.compile(r"is connected to \d+ peer ranks")  # gloo, of each group that it forms
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 _QUIET = {"TF_CPP_MIN_LOG_LEVEL": "2", "PYTHONUNBUFFERED": "1"}
 
 
@@ -55,7 +58,14 @@ def start(index: int, count: int, port: int, arguments: list[str]) -> subprocess
         text=True,
         errors="replace",
         start_new_session=True,  # Ctrl-C comes here alone
+        preexec_fn=_end_with_parent,
     )
+
+
+def _end_with_parent() -> None:
+    """Has Linux send SIGTERM to this process when the one that started it is killed."""
+    if _LIBC is not None:
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def free_port() -> int:
@@ -113,14 +123,14 @@ def main() -> None:
     asked: list[int] = []
 
     def forward(number: int, frame: FrameType | None) -> None:
-        """Has all stop by a signal to one; a second signal ends them at once."""
+        """Has all stop, at one step where they are joined; a second signal ends them at once."""
         del frame
         asked.append(number)
-        for process in processes if len(asked) > 1 else processes[:1]:
+        for process in processes:
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM if len(asked) == 1 else signal.SIGKILL)
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, forward)
     threads = [
         threading.Thread(target=_show, args=(index, lines, out))

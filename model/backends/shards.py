@@ -101,7 +101,7 @@ def on_shards(
         if v.shape[1] > 1:
             v = for_each_query_head(v, q.shape[1], compute, kept)
     q, k, v = compute.reshard(q, of_queries), *(compute.reshard(x, of_keys) for x in (k, v))
-    if devices > 1 and mask.slot is None:
+    if devices > 1:
         mask = mask.resharded(of_queries, of_keys, compute)
     pattern = pattern.resharded(of_queries, of_keys, compute)
     out = jax.shard_map(

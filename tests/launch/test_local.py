@@ -4,6 +4,7 @@ import re
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -37,6 +38,22 @@ def test_ctrl_c_stops_all_processes_and_saves(tmp_path):
     assert re.search(r"stopped by a signal and saved at step \d+; run again", ended.out)
     assert "peer ranks" not in ended.out
     assert not ended.err
+
+
+def children(run):
+    """Returns the processes that a launcher has started."""
+    return [int(n) for n in Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP, signal.SIGKILL])
+def test_none_is_left_when_it_is_stopped_before_all_have_come(tmp_path, number):
+    words = (*running.TINY, "--config.mesh.data=2", f"--workdir={tmp_path}", "--processes=2")
+    run = command(*words)
+    running.wait_until(lambda: len(children(run)) == 2)
+    started = children(run)
+    run.send_signal(number)
+    running.ended([run], 20)
+    running.wait_until(lambda: not any(Path(f"/proc/{n}").exists() for n in started), 20)
 
 
 def test_a_mistake_is_one_sentence_of_each_process():

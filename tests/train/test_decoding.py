@@ -171,10 +171,11 @@ def test_a_full_row_goes_on_from_its_last_half():
         np.testing.assert_array_equal(found, expected)
 
 
-def test_sampling_on_a_mesh_equals_sampling_without():
+@pytest.mark.parametrize("sizes", [dict(fsdp=2, heads=4), dict(heads=2, context=4)], ids=str)
+def test_sampling_on_a_mesh_equals_sampling_without(sizes):
     expected = continue_tokens(model(), PROMPTS, 6, GREEDY)
     placed = model()
-    with jax.set_mesh(tiny.mesh(fsdp=2, heads=4)):
+    with jax.set_mesh(tiny.mesh(**sizes)):
         placed = jax.tree.map(
             lambda value, like: jax.device_put(value, like.sharding.spec),
             placed,

@@ -3,6 +3,7 @@
 import secrets
 import time
 from pathlib import Path
+from typing import Any
 
 import jax
 from ml_collections import ConfigDict
@@ -43,6 +44,26 @@ def check_shared(workdir: Path, processes: Processes) -> None:
     finally:
         if processes.first:
             (workdir / name).unlink(missing_ok=True)
+
+
+def check_flags(processes: Processes, given: dict[str, Any]) -> None:
+    """Checks that every process was given the flags of process 0, whose values are JSON's.
+
+    Raises:
+      UserError: one was given others.
+    """
+    if processes.count == 1:
+        return
+    first = processes.told(lambda: given)
+
+    def compare() -> None:
+        for name, value in given.items():
+            if value != first[name]:
+                raise UserError(
+                    f"--{name} is {value!r} here and {first[name]!r} for process 0; start alike."
+                )
+
+    processes.together(compare)
 
 
 def check_alike(processes: Processes, config: ConfigDict, digest: str) -> None:

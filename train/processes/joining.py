@@ -1,6 +1,5 @@
 """How a command becomes one process of a run, once and before it touches a device."""
 
-import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as NotYet
 
@@ -9,10 +8,12 @@ from absl import flags
 
 from configs.errors import UserError, first_line
 from train.processes.environment import PORT, Place, place
+from train.processes.gathering import gather
 from train.processes.group import Processes, Several
 
 # A cold pod takes many minutes until its last host has installed and started.
-TIMEOUT = 1800
+TIMEOUT = 1800.0
+_JOINING = 300  # seconds for JAX' own part, when all are there
 
 flags.disclaim_key_flags()
 
@@ -26,25 +27,37 @@ def define_flags() -> None:
         "num_processes", None, "How many processes there are; by default SLURM or the TPU says.", 1
     )
     flags.DEFINE_integer("process_id", None, "Which of them this one is, from 0.", 0)
+    flags.DEFINE_integer(
+        "coordinator_port", PORT, "The coordinator's port, where --coordinator has none.", 1, 65535
+    )
 
 
-def join(timeout: float = TIMEOUT) -> Processes:
+def join(timeout: float = TIMEOUT, saves: bool = False) -> Processes:
     """Returns the processes of this run; where there are several, JAX has joined them.
 
     Args:
       timeout: seconds to wait for all of them.
+      saves: whether SIGTERM is to be answered by all together, after a save.
 
     Raises:
-      UserError: the flags or the environment contradict each other, or not all came in time.
+      UserError: the flags or the environment contradict each other, not all came in time, or
+        another run has the port.
     """
     given = flags.FLAGS
-    here = place(given.coordinator, given.num_processes, given.process_id)
+    port = given.coordinator_port
+    here = place(given.coordinator, given.num_processes, given.process_id, port)
     if here is None:
         return Processes()
+    gather(here, timeout, say=_say)
+    jax.config.update("jax_enable_preemption_service", saves)
     # In a thread: Ctrl-C is heard only while Python waits.
     with ThreadPoolExecutor(1) as thread:
-        _wait(thread.submit(_initialize, here, timeout), here)
+        _wait(thread.submit(_initialize, here), here)
     return Several(here)
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
 
 
 def check_alone(command: str) -> None:
@@ -61,37 +74,25 @@ def check_alone(command: str) -> None:
         )
 
 
-def _initialize(here: Place, timeout: float) -> None:
+def _initialize(here: Place) -> None:
     jax.distributed.initialize(
         here.coordinator,
         here.count,
         here.index,
         here.local_devices,
         cluster_detection_method="deactivate",  # it has been detected
-        initialization_timeout=int(timeout),
+        initialization_timeout=_JOINING,
     )
 
 
 def _wait(joined: Future[None], here: Place) -> None:
-    began = time.monotonic()
     while True:
         try:
-            return joined.result(timeout=30)
+            return joined.result(timeout=1)
         except NotYet:
-            waited = time.monotonic() - began
-            print(
-                f"process {here.index} of {here.count} has waited {waited:.0f} s at coordinator "
-                f"{here.coordinator} for all to come",
-                flush=True,
-            )
+            continue
         except Exception as error:  # jaxlib's, whatever the network causes
-            part = (
-                "process 0 could not gather all processes at its port"
-                if here.index == 0
-                else f"process {here.index} of {here.count} could not join at"
-            )
             raise UserError(
-                f"{part} {here.coordinator} ({first_line(error)}); see that all {here.count} "
-                "processes run, that process 0 is on that host, and that its port is free there "
-                "and closed by no firewall."
+                f"process {here.index} of {here.count} could not join at {here.coordinator} "
+                f"({first_line(error)}); start all processes again."
             ) from error

@@ -72,6 +72,9 @@ def test_two_processes_evaluate_and_sample_as_one(two):
     assert [process.status for process in ended] == [0, 0], ended
     assert re.search(rf"loss +{loss:.4f} +nats a token", ended[0].out)
     assert "nats a token" not in ended[1].out
+    ended = running.ended(running.start([flags, [*flags, "--batches=1"]], "train.evaluate"), 60)
+    assert [process.status for process in ended] == [2, 2], ended
+    assert "--batches is 1 here and 0 for process 0; start alike" in ended[0].err
 
 
 @pytest.mark.slow
