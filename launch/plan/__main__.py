@@ -10,6 +10,7 @@ if __name__ == "__main__":
     keyboard.end_at_once()  # the imports below take seconds
 
 import dataclasses
+import functools
 import re
 import sys
 import time
@@ -33,7 +34,7 @@ from configs.folders import user_cache
 from launch.plan import step, topologies
 from launch.plan.figures import Figures, figures
 from launch.plan.picture import picture
-from launch.plan.search import candidates, search
+from launch.plan.search import TooLarge, candidates, search
 from launch.plan.search import render as render_search
 from model.axes import check_mesh, make_mesh, notes
 from model.config import ModelConfig
@@ -57,7 +58,7 @@ def plan(config: ConfigDict, topology: str) -> tuple[Figures, Chip | None]:
     except Exception as error:  # the compiler's own
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        raise UserError(_too_large(error, topology)) from error
+        raise TooLarge(_too_large(error, topology)) from error
     return figures(config, model_config, state, compiled, mesh, chip, documents), chip
 
 
@@ -165,14 +166,13 @@ def _search(config: ConfigDict, topology: str) -> None:
         jax.clear_caches()
         found, _ = plan(config, topology)
         if chip is not None and found.memory.peak > chip.memory:
-            raise UserError(f"the peak is {found.memory.peak:,} of {chip.memory:,.0f} bytes.")
+            raise TooLarge(f"the peak is {found.memory.peak:,} of {chip.memory:,.0f} bytes.")
         return found
 
     given = flags.FLAGS
     path = Path(given.results) if given.results else user_cache() / "plans.jsonl"
-    tried = search(
-        config, ranked, compile, given.settings, path, topology, lambda line: say(console, line)
-    )
+    progress = functools.partial(say, console)
+    tried = search(config, ranked, compile, given.settings, path, topology, chip, progress)
     title = f"{command.config_source()} on {topology}, {len(devices)} devices"
     console.print(render_search(tried, chip, title))
     if tried[0].figures is None:
@@ -220,6 +220,8 @@ def main() -> None:
     config = command.config()
     if not flags.FLAGS.topology:
         raise UserError("--topology is missing; name chips, for example --topology=v5p:4x4x8.")
+    if flags.FLAGS.picture and flags.FLAGS.search:
+        raise UserError("--picture draws the config as it is, and --search changes it; give one.")
     if flags.FLAGS.picture:
         _draw(config, flags.FLAGS.topology, flags.FLAGS.picture)
         return

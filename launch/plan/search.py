@@ -20,8 +20,16 @@ from launch.plan.figures import Figures
 from model.config import ModelConfig
 from model.tally import tally
 
-# Compiles a config; returns its figures, or raises UserError where it does not fit.
+# Compiles a config; returns its figures, or raises TooLarge; another UserError where it cannot be.
 Compile = Callable[[ConfigDict], Figures]
+
+
+# So many settings that are refused for one reason, and not for their size, are all of them.
+ALIKE = 3
+
+
+class TooLarge(UserError):
+    """A setting does not fit the chips."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,8 +37,9 @@ class Tried:
     """A setting that was compiled."""
 
     setting: Setting
-    figures: dict[str, Any] | None  # None where it does not fit
+    figures: dict[str, Any] | None  # None where it does not fit, or is refused
     refused: str  # why, else ""
+    too_large: bool = False
 
     @property
     def seconds(self) -> float:
@@ -83,6 +92,7 @@ def search(
     count: int,
     path: Path,
     topology: str,
+    chip: Chip | None,
     say: Callable[[str], None],
 ) -> list[Tried]:
     """Compiles settings until so many have fit, and returns all that were tried, best first.
@@ -98,7 +108,11 @@ def search(
       path: a file of what was compiled before, a line each; new ones are added. What it holds of
         this config and topology is not compiled again.
       topology: its name.
+      chip: of it, or None.
       say: shows a line of progress.
+
+    Raises:
+      UserError: several settings cannot be computed, for one and the same reason.
     """
     run = f"{resolved.digest(config)} on {topology}, jax {jax.__version__}"
     known = _read(path, run)
@@ -117,13 +131,19 @@ def search(
             changed.update_from_flattened_dict(setting.fields)
             try:
                 one = Tried(setting, dataclasses.asdict(compile(changed)), "")
+            except TooLarge as error:
+                one = Tried(setting, None, str(error), too_large=True)
             except UserError as error:
                 one = Tried(setting, None, str(error))
+                if [other.refused for other in tried].count(one.refused) >= ALIKE - 1:
+                    raise
             _write(path, run, one)
         tried.append(one)
         if one.figures is not None:
             fitted.add(but_microbatches)
-        result = "does not fit" if one.figures is None else f"{one.seconds:.3g} s a step"
+        result = _words(one) + f": {one.refused}" * (not one.too_large and bool(one.refused))
+        if one.figures is not None:
+            result = f"{one.seconds:.3g} s a step" if chip else f"rank {one.seconds:.3g}"
         say(f"{len(fitted)} of {count}, {how}: {setting.flags}: {result}")
     fit = sorted((one for one in tried if one.figures is not None), key=lambda one: one.seconds)
     return fit + [one for one in tried if one.figures is None]
@@ -141,13 +161,18 @@ def render(tried: list[Tried], chip: Chip | None, title: str) -> Table:
         setting = one.setting
         words = [" x ".join(map(str, setting.mesh)), setting.residual, setting.remat]
         if one.figures is None:
-            table.add_row(*words, str(setting.accumulate), "does not fit", "", "")
+            table.add_row(*words, str(setting.accumulate), _words(one), "", "")
             continue
         sent = sum(w["bytes"] for w in one.figures["wire"])
         peak = decimal(one.figures["memory"]["peak"])
         step = f"{one.seconds:.3g} s" if chip else f"{one.seconds:.3g}"
         table.add_row(*words, str(setting.accumulate), peak, decimal(round(sent)), step)
     return table
+
+
+def _words(one: Tried) -> str:
+    """Returns what became of a setting without figures."""
+    return "does not fit" if one.too_large else "is refused"
 
 
 def _read(path: Path, run: str) -> dict[Setting, Tried]:
@@ -159,7 +184,7 @@ def _read(path: Path, run: str) -> dict[Setting, Tried]:
             row = json.loads(line)
             mesh = tuple(row["setting"].pop("mesh"))
             setting = Setting(mesh, **row["setting"])
-            one = Tried(setting, row["figures"], row["refused"])
+            one = Tried(setting, row["figures"], row["refused"], row["too_large"])
         except (ValueError, KeyError, TypeError, AttributeError):
             continue  # a line that was cut off
         if row.get("run") == run:

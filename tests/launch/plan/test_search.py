@@ -8,7 +8,7 @@ from configs.errors import UserError
 from configs.resolved import resolve
 from launch.plan.estimate import Setting, estimate, settings
 from launch.plan.figures import Figures, Memory, Wire
-from launch.plan.search import candidates, search
+from launch.plan.search import ALIKE, TooLarge, candidates, search
 from model.tally import model_config, tally
 from tests.launch.plan.test_on_tpu import planned
 from tests.train import tiny
@@ -32,7 +32,7 @@ def compiler():
     def compile(config):
         seen.append(config)
         if config.mesh.fsdp < 4:
-            raise UserError("too large")
+            raise TooLarge("too large")
         return figures(1 / config.mesh.fsdp + config.optim.accumulate / 100)
 
     return compile, seen
@@ -53,7 +53,7 @@ def test_the_fastest_that_fit_are_compiled_and_what_is_known_is_not(tmp_path, co
     said = []
     ranked = candidates(CONFIG, SHAPE, 8, H100)
     path = tmp_path / "plans.jsonl"
-    tried = search(CONFIG, ranked, compile, 3, path, "h100:8", said.append)
+    tried = search(CONFIG, ranked, compile, 3, path, "h100:8", H100, said.append)
     fit = [one for one in tried if one.figures is not None]
     assert len(fit) == 3
     assert [one.seconds for one in fit] == sorted(one.seconds for one in fit)
@@ -62,11 +62,26 @@ def test_the_fastest_that_fit_are_compiled_and_what_is_known_is_not(tmp_path, co
     assert len(seen) == len(tried) == len(said) == len(path.read_text().splitlines())
     # A line that was cut off is as if it had not been written.
     path.write_text(path.read_text()[:-20])
-    again = search(CONFIG, ranked, compile, 3, path, "h100:8", said.append)
+    again = search(CONFIG, ranked, compile, 3, path, "h100:8", H100, said.append)
     assert {one.setting for one in again} == {one.setting for one in tried}
     assert len(seen) == len(tried) + 1
-    search(CONFIG, ranked, compile, 1, path, "v5p:2x2x2", said.append)
+    search(CONFIG, ranked, compile, 1, path, "v5p:2x2x2", H100, said.append)
     assert len(seen) > len(tried) + 1
+
+
+def test_what_no_setting_can_compute_ends_it_with_the_reason(tmp_path):
+    seen = []
+
+    def compile(config):
+        seen.append(config)
+        raise UserError("this backend runs elsewhere.")
+
+    said = []
+    ranked = candidates(CONFIG, SHAPE, 8, H100)
+    with pytest.raises(UserError, match="this backend runs elsewhere"):
+        search(CONFIG, ranked, compile, 3, tmp_path / "plans", "h100:8", H100, said.append)
+    assert len(seen) == ALIKE
+    assert said[0].endswith("is refused: this backend runs elsewhere.")
 
 
 def test_its_flags_say_every_field_whatever_the_config_sets():
