@@ -16,6 +16,11 @@ class Chip(NamedTuple):
     bandwidth: float  # bytes a second between it and its memory
     network: float | None = None  # bytes a second to other slices, its share of its host's
 
+    @property
+    def is_tpu(self) -> bool:
+        """Tells whether it is Google's."""
+        return self.kind.startswith("TPU")
+
 
 # Google Cloud's TPU system pages: a chip sends half the bidirectional bandwidth between chips; for
 # a v4 it is a pod's all-reduce bandwidth; a v5e's share of the network is that of its pod. NVIDIA's

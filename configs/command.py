@@ -171,7 +171,8 @@ def _flag_mistake(error: Exception) -> str:
     if mistake is not None:
         return mistake
     path = _config_argument()
-    if path and not isinstance(root, flags.Error):
+    of_config = not re.match(r"flag --(?!config=)", str(error))
+    if path and of_config and not isinstance(root, flags.Error):
         return _load_mistake(path, error)
     return str(error).strip().splitlines()[0].rstrip(".") + "; --help lists the flags."
 

@@ -114,6 +114,8 @@ def render(f: Figures, chip: Chip | None, name: str, budget: float) -> Table:
     for words, size in rows.items():
         if size:
             table.add_row(words, decimal(size))
+    if m.host:
+        table.add_row("activations in the host's memory", decimal(m.host))
     most = f" of {decimal(int(m.available))}" if m.available else ""
     table.add_row("peak", f"{decimal(m.peak)}{most}", end_section=True)
     table.add_row("operations of matrix products", f"{f.products:.4g}")
@@ -134,13 +136,19 @@ def render(f: Figures, chip: Chip | None, name: str, budget: float) -> Table:
             f"memory, at {chip.bandwidth / 1e9:,.0f} GB/s and at least {decimal(round(f.traffic))}"
         )
         table.add_row(through, f"{s['memory']:.3g} s")
+        if f.host_traffic:
+            moved = decimal(round(f.host_traffic))
+            table.add_row("host's memory, of which no speed is published", moved)
         waited = f"wire that is waited for, at {chip.wire / 1e9:,.0f} GB/s"
         table.add_row(waited, f"{s['wire_synchronous']:.3g} s")
         table.add_row("wire beside computing", f"{s['wire_asynchronous']:.3g} s")
         if "network" in s:
             network = f"network between slices, at {(chip.network or 0) / 1e9:,.3g} GB/s"
             table.add_row(network, f"{s['network']:.3g} s")
-        table.add_row("shortest step, an estimate: no chip reaches its peaks", f"{s['step']:.3g} s")
+        shortest = "shortest step, an estimate: no chip reaches its peaks"
+        if not chip.is_tpu:
+            shortest = "step by these figures, whose wire is that of another compiler"
+        table.add_row(shortest, f"{s['step']:.3g} s")
         rate = f.tokens / s["step"]
         table.add_row("tokens a second, of all chips, at most", f"{rate:,.0f}")
         days = budget / rate / 86_400
@@ -196,6 +204,23 @@ def _draw(config: ConfigDict, topology: str, path: str) -> None:
     print(f"written: {path}")
 
 
+def _notes(f: Figures, topology: str) -> list[str]:
+    """Returns what to know of the figures of a topology: a line each."""
+    devices, chip = topologies.devices(topology)
+    found = []
+    if f.devices < len(devices):
+        found.append(
+            f"the mesh uses {f.devices} of {len(devices)} chips; a run on several hosts has to use "
+            "all of theirs"
+        )
+    if chip is not None and not chip.is_tpu:
+        found.append(
+            "compiled by XLA for CPUs, which sums and gathers bfloat16 in float32, and all-reduces "
+            "what a GPU reduce-scatters: a GPU sends less than this wire"
+        )
+    return found
+
+
 def say(console: Console, line: str) -> None:
     """Prints a line as it is."""
     console.print(line, highlight=False, markup=False, soft_wrap=True)
@@ -236,7 +261,7 @@ def main() -> None:
     budget = config.steps * config.batch_size * config.length
     console = Console(width=None if Console().is_terminal else 110)
     console.print(render(found, chip, title, budget))
-    for note in notes(found.mesh, model_config_of(config)):
+    for note in notes(found.mesh, model_config_of(config)) + _notes(found, flags.FLAGS.topology):
         say(console, note)
     console.print(f"compiled in {time.monotonic() - began:.0f} s", highlight=False)
     if flags.FLAGS.json:

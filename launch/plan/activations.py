@@ -18,11 +18,11 @@ from train.step import TrainState
 
 def activation_bytes(
     config: ConfigDict, shape: ModelConfig, state: TrainState, mesh: Mesh, documents: bool
-) -> int:
-    """Returns the bytes of what one device keeps of a microbatch for the gradient.
+) -> tuple[int, int]:
+    """Returns the bytes of what one device keeps of a microbatch for the gradient, and its host.
 
     It is what JAX hands from one pass to the other, of the program before it is compiled: without
-    the parameters, and without block inputs that ``model.remat = "offload"`` keeps in the host.
+    the parameters. In the host are the block inputs of ``model.remat = "offload"``.
 
     Args:
       config: whole.
@@ -48,11 +48,15 @@ def activation_bytes(
         found = jax.tree.leaves(jax.eval_shape(kept, state.model, batch))
     parameters = Counter((leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(state.model))
     on_host = (shape.num_layers // shape.period, *sizes, shape.embed_dim)
-    total = 0
+    on_device = in_host = 0
     for leaf in found:
         if parameters[leaf.shape, leaf.dtype] > 0:
             parameters[leaf.shape, leaf.dtype] -= 1
-        elif not (config.model.remat == "offload" and leaf.shape == on_host):
-            of_shard = leaf.sharding.shard_shape(leaf.shape) if leaf.sharding else leaf.shape
-            total += jnp.dtype(leaf.dtype).itemsize * math.prod(of_shard)
-    return total
+            continue
+        of_shard = leaf.sharding.shard_shape(leaf.shape) if leaf.sharding else leaf.shape
+        size = jnp.dtype(leaf.dtype).itemsize * math.prod(of_shard)
+        if config.model.remat == "offload" and leaf.shape == on_host:
+            in_host += size
+        else:
+            on_device += size
+    return on_device, in_host

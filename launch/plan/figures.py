@@ -32,6 +32,7 @@ class Memory:
     activations: int  # of the temporaries: what the forward pass keeps for the backward one
     peak: int
     available: float | None  # as published
+    host: int = 0  # of a microbatch's activations, in the host's memory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +56,7 @@ class Figures:
     products: float  # operations of matrix products, without those inside kernels
     counted: float  # operations by the tally: forward and backward once, attention included
     traffic: float  # bytes that are read from memory and written to it, at least
+    host_traffic: float  # bytes that go to the host's memory and back
     cycles: float  # that the compiler estimates, without collectives and kernels
     wire: list[Wire]
     seconds: dict[str, float]  # that each bound allows at the published peaks
@@ -94,7 +96,7 @@ def figures(
     counted = tally(model_config, config.length).training_flops * tokens / mesh.size
     products = product_operations(program)
     kept = activation_bytes(config, model_config, state, mesh, documents)
-    memory = _memory(state, compiled, mesh, chip, kept)
+    memory = _memory(state, compiled, mesh, chip, *kept)
     traffic = _traffic(config, model_config, memory, sizes)
     seconds = {}
     if chip is not None:
@@ -117,6 +119,7 @@ def figures(
         tokens=tokens,
         memory=memory,
         traffic=traffic,
+        host_traffic=2.0 * config.optim.accumulate * memory.host,
         products=products,
         counted=counted,
         cycles=program.cycles(),
@@ -141,7 +144,7 @@ def _traffic(config: ConfigDict, shape: ModelConfig, memory: Memory, mesh: dict[
 
 
 def _memory(
-    state: TrainState, compiled: Any, mesh: Mesh, chip: Chip | None, activations: int
+    state: TrainState, compiled: Any, mesh: Mesh, chip: Chip | None, activations: int, host: int
 ) -> Memory:
     analysis = compiled.memory_analysis()
     arguments, peak = analysis.argument_size_in_bytes, analysis.peak_memory_in_bytes
@@ -160,4 +163,5 @@ def _memory(
         activations=activations,
         peak=peak,
         available=None if chip is None else chip.memory,
+        host=host,
     )

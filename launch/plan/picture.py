@@ -3,10 +3,14 @@
 import colorsys
 from html import escape
 
+import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from model.axes import ShardingRules
+from model.compute import Compute
 from model.config import ModelConfig
+from model.zigzag import shards
 
 _FONT = "font-family='system-ui, sans-serif'"
 _LEFT, _TOP = 250, 150  # pixels, for what stands beside and above the chips
@@ -40,6 +44,9 @@ def picture(config: ConfigDict, shape: ModelConfig, mesh: Mesh, title: str) -> s
     for line, words in enumerate(_legend(config, shape, mesh)):
         parts.append(_text(20, _TOP + rows * side + 34 + 20 * line, words, 13))
 
+    with jax.set_mesh(mesh):
+        compute = Compute.of(shape, ShardingRules.of(config.mesh))
+        zigzag = shape.dropout == 0 and shards(shape, compute, config.length) > 0
     batch, length = config.batch_size // config.optim.accumulate, config.length
     every = -(-16 // side)  # so that labels do not lie on each other
     for column in range(0, columns, every):
@@ -49,7 +56,7 @@ def picture(config: ConfigDict, shape: ModelConfig, mesh: Mesh, title: str) -> s
         h, c = divmod(row, context)
         y = _TOP + (row + 0.5) * side
         label = f"heads {_range(h, heads, shape.num_heads)}"
-        label += f", tokens {_range(c, context, length)}" if context > 1 else ""
+        label += f", tokens {_tokens(c, context, length, zigzag)}" if context > 1 else ""
         if row % every == 0:
             parts.append(_text(_LEFT - 10, y + 3, label, 12, anchor="end"))
         for column in range(columns):
@@ -107,6 +114,14 @@ def _range(shard: int, shards: int, size: int) -> str:
     """Returns "24-47": what a shard has of so many things."""
     first, last = shard * size // shards, (shard + 1) * size // shards - 1
     return f"{first}" if first >= last else f"{first:,}-{last:,}"
+
+
+def _tokens(shard: int, shards: int, length: int, zigzag: bool) -> str:
+    """Returns which tokens a shard of the sequence has: two pieces in the order of a ring."""
+    if not zigzag:
+        return _range(shard, shards, length)
+    pieces = shard, 2 * shards - 1 - shard
+    return " and ".join(_range(piece, 2 * shards, length) for piece in pieces)
 
 
 def _colour(heads: int, of_heads: int, fsdp: int, of_fsdp: int) -> str:

@@ -44,7 +44,7 @@ def devices(text: str) -> tuple[Sequence[jax.Device], Chip | None]:
             f"{', '.join(chips)} or cpu with its chips, such as v5p:4x4x8, 2*v5e:16x16 or h100:8."
         )
     jax.config.update("jax_platforms", "cpu")
-    if name == "cpu" or not chips[name].kind.startswith("TPU"):
+    if name == "cpu" or not chips[name].is_tpu:
         if slices > 1:
             raise UserError(
                 f"--topology={text} has slices, as only TPUs do; name all devices as one, such as "

@@ -32,6 +32,13 @@ def test_every_chip_is_drawn_once_in_the_colour_of_its_heads():
     assert "Down a column, each sum over heads is an all-reduce." in words
 
 
+def test_a_ring_gives_each_chip_two_pieces_of_the_sequence():
+    words, _ = drawn(dict(heads=2, context=4), **{"mesh.context_attention": "ring"})
+    assert {"heads 0-3, tokens 0-1 and 14-15", "heads 4-7, tokens 6-7 and 8-9"} <= {*words}
+    words, _ = drawn(dict(context=4), **{"mesh.context_attention": "all_to_all"})
+    assert "heads 0-7, tokens 4-7" in words
+
+
 @pytest.mark.parametrize(
     ("sizes", "changes", "line"),
     [

@@ -61,11 +61,14 @@ def test_activations_are_those_that_the_remat_policy_keeps():
     config = tiny.config(FIELDS)
     tokens, width = config.batch_size * config.length, config.model.embed_dim
     residual = 4 * tokens * width
-    kept = {
-        remat: planned(**{"model.remat": remat}).memory.activations
+    figures = {
+        remat: planned(**{"model.remat": remat})
         for remat in ("none", "matmuls", "block", "offload")
     }
+    kept = {remat: of_remat.memory.activations for remat, of_remat in figures.items()}
     layers = config.model.num_layers
+    in_host = {remat: of_remat.host_traffic for remat, of_remat in figures.items()}
+    assert in_host == dict(none=0, matmuls=0, block=0, offload=2 * layers * residual)
     # A block's input each, and a few of the last residual; the host's are not the device's.
     assert kept["block"] - kept["offload"] == layers * residual
     # Beside it queries, keys, values and what heads read, of one head a device, the hidden layer of
@@ -134,4 +137,5 @@ def test_the_command_prints_and_writes_its_figures(tmp_path):
     assert figures["memory"]["available"] == 80e9
     for words in ("peak", "computing at 989 TFLOP/s", "wire in all", "days for"):
         assert words in done.stdout
+    assert "a GPU sends less than this wire" in done.stdout
     assert "model.num_kv_heads = 1 is not divisible by mesh.heads = 2" in done.stdout

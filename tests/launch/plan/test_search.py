@@ -21,7 +21,7 @@ SHAPE = model_config(CONFIG)
 def figures(step):
     memory = Memory(1, 1, 0, 1, 1, 1, activations=1, peak=4, available=None)
     wire = [Wire("all-gather", "fsdp", False, 10.0)]
-    return Figures(8, {}, 1, memory, 1.0, 1.0, 1.0, 1.0, wire, dict(step=step))
+    return Figures(8, {}, 1, memory, 1.0, 1.0, 1.0, 0.0, 1.0, wire, dict(step=step))
 
 
 @pytest.fixture
