@@ -16,6 +16,7 @@ from launch.compiled.program import Program
 from model.axes import MESH_AXES, TOKENS, ShardingRules
 from model.transformer import Transformer
 from tests.model import small
+from train.loss import summed_loss
 
 ROWS, LENGTH, WIDTH = 16, 1024, 2048
 SHAPE = small.config(
@@ -42,22 +43,25 @@ def program(mesh, residual="replicated"):
         tokens = jax.ShapeDtypeStruct((ROWS, LENGTH), jnp.int32, sharding=spec)
 
         def loss(model, tokens):
-            return jnp.square(model.last_residual(tokens).astype(jnp.float32)).mean()
+            weights = jnp.ones(tokens.shape) / tokens.size
+            x = model.last_residual(tokens)
+            return summed_loss(model, x, tokens, weights, jnp.zeros(()))[0]
 
         return jax.jit(jax.grad(loss)).lower(model, tokens).compile().as_text()
 
 
 def by_layer(text, mesh):
-    """Returns what a layer moves forward and backward.
+    """Returns what a layer moves forward and backward, and what is moved once ("once").
 
     "moved": kind, axes, type and shape of each, with how often; "scattered": the products whose
     results are scattered while they are computed, as collective permutes; "waited for": how many.
     """
     ways = {way: dict(moved=Counter(), waited=0) for way in ("forward", "backward")}
-    scattered = {way: set() for way in ways}
+    scattered, once = {way: set() for way in ways}, []
     for c in collectives(Program(text), dict(mesh.shape)):
         way = "backward" if "transpose(jvp" in c.op_name else "forward"
         if c.times < SHAPE.num_layers:
+            once += [[c.kind, ",".join(c.axes), *array] for array in c.operands]
             continue
         if c.kind == "collective-permute":
             scattered[way].add(re.search(r"([a-z,]+->[a-z]+)/dot_general", c.op_name)[1])
@@ -66,7 +70,7 @@ def by_layer(text, mesh):
         for kind, sizes in c.operands:
             moved = c.kind, ",".join(c.axes), kind, tuple(n for n in sizes if n > 1)
             ways[way]["moved"][moved] += c.times / SHAPE.num_layers
-    return {
+    layers = {
         way: dict(
             moved=sorted(found["moved"].items()),
             waited=found["waited"],
@@ -74,6 +78,7 @@ def by_layer(text, mesh):
         )
         for way, found in ways.items()
     }
+    return layers | dict(once=sorted(once))
 
 
 if __name__ == "__main__":

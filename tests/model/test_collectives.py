@@ -29,6 +29,12 @@ def test_a_layer_gathers_each_matrix_once_and_scatters_each_gradient(extra):
     assert alone["backward"]["waited"] <= 2  # the gains among them
     assert alone["backward"]["scattered"] == GRADIENTS
 
+    # Beside layers only the table, once to be looked up and once for logits, which do not move.
+    table = ["fsdp", "f32", [32000, 2048]]
+    of_table = [["all-gather", "fsdp", "bf16", [32000, 256]], ["reduce-scatter", *table]]
+    gain = ["all-reduce", "fsdp", "f32", [2048]]
+    assert alone["once"] == sorted([*of_table, *of_table, gain])
+
     # Rows of a device, tokens, width: the updates of attention and MLP forward; backward one
     # cotangent of queries, keys and values together, and one of the MLP.
     split = found["fsdp 4, heads 2"]
@@ -44,8 +50,15 @@ def test_a_layer_gathers_each_matrix_once_and_scatters_each_gradient(extra):
         moved = found["heads 8, replicated"][way]
         assert moved["moved"] == [[["all-reduce", "heads", *whole], 2]]
         assert not moved["scattered"]
+    # What is looked up, and the loss's gradient; of the vocabulary a maximum and a sum a token.
+    of_tokens = ["all-reduce", "heads", "f32", [16 * 1024]]
+    residual = ["all-reduce", "heads", *whole]
+    once = sorted([residual, residual, of_tokens, of_tokens])
+    assert found["heads 8, replicated"]["once"] == once
     gathered, scattered = ["all-gather", "heads", *shard], ["reduce-scatter", "heads", *whole]
     sharded = found["heads 8, sharded"]
     assert sharded["forward"]["moved"] == [[gathered, 2], [scattered, 2]]
     gains = ["all-reduce", "heads", "f32", [2048]]
     assert sharded["backward"]["moved"] == [[gathered, 4], [gains, 2], [scattered, 2]]
+    once = [gathered, gathered, scattered, scattered, gains, of_tokens, of_tokens]
+    assert sharded["once"] == sorted(once)
