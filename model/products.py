@@ -191,9 +191,10 @@ def _scattered(
         return jnp.zeros(table.shape, jnp.float32).at[index].add(cotangent)
     over_rows, over_width = axes_of(gathered[0]), axes_of(own[1])
     of_tokens = of_result[:-1]
-    over_tokens = mesh_axes(of_tokens)
+    # In one order, which all processes have.
+    over_tokens = [axis for part in of_tokens for axis in axes_of(part)]
     scattered = tuple(axis for axis in over_width if axis in over_tokens)
-    rest = tuple(over_tokens - {*scattered})
+    rest = tuple(axis for axis in over_tokens if axis not in scattered)
 
     def local(index: Array, cotangent: Array) -> Array:
         sizes = jax.sharding.get_abstract_mesh().shape

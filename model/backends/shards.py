@@ -31,7 +31,8 @@ def way(heads: Heads, mask: Mask, compute: Compute) -> str:
     if devices == 1 or mask.slot is not None or q.shape[2] % devices:
         return "whole"
     near = neighbours.near(mask.window, q.shape[2], devices, mask.zigzag)
-    if near and (mask.zigzag or compute.rules.context_attention != "all_to_all"):
+    allowed = mask.in_order and compute.rules.context_attention != "all_to_all"
+    if near and (mask.zigzag or allowed):
         return "neighbours"
     if mask.zigzag:
         return "ring"

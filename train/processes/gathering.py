@@ -12,6 +12,7 @@ import selectors
 import socket
 import time
 from collections.abc import Callable
+from typing import cast
 
 from configs.errors import UserError
 from train.processes.environment import Place
@@ -78,11 +79,13 @@ class _Guests:
                 while len(self.came) < self.here.count - 1:
                     for key, _ in selector.select(timeout=1):
                         if key.fileobj is self.server:
-                            guest = stack.enter_context(self.server.accept()[0])
-                            guest.sendall(_HELLO)
-                            selector.register(guest, selectors.EVENT_READ)
-                        elif not self._listen(key.fileobj):  # type: ignore[arg-type]
-                            selector.unregister(key.fileobj)
+                            with contextlib.suppress(OSError):  # gone already
+                                guest = stack.enter_context(self.server.accept()[0])
+                                guest.sendall(_HELLO)
+                                selector.register(guest, selectors.EVENT_READ)
+                        elif not self._listen(guest := cast(socket.socket, key.fileobj)):
+                            selector.unregister(guest)
+                            guest.close()
                     lines.say(f"process 0 waits for {self._missing()} at {self.here.coordinator}")
                     if time.monotonic() > until:
                         raise UserError(
@@ -158,8 +161,7 @@ def _come(here: Place, timeout: float, patience: float, say: Say) -> None:
     while True:
         try:
             with socket.create_connection(address, timeout=10) as process_0:
-                hello = process_0.recv(len(_HELLO), socket.MSG_WAITALL)
-                if hello == _HELLO:
+                if _hello(process_0):
                     process_0.sendall(_answer(who))
                     return _wait(process_0, here, until, lines)
             reason = "another program, or another run, answers there"
@@ -175,6 +177,14 @@ def _come(here: Place, timeout: float, patience: float, say: Say) -> None:
             )
         lines.say(f"process {here.index} waits for process 0 at {here.coordinator} ({reason})")
         time.sleep(1)
+
+
+def _hello(process_0: socket.socket) -> bool:
+    """Returns whether it speaks as process 0 does."""
+    try:
+        return process_0.recv(len(_HELLO), socket.MSG_WAITALL) == _HELLO
+    except TimeoutError:
+        return False
 
 
 def _wait(process_0: socket.socket, here: Place, until: float, lines: "_Lines") -> None:

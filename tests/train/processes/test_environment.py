@@ -82,6 +82,15 @@ def test_flags_that_do_not_fit_are_refused(given, sentence):
             },
             Place(f"gpu1:{PORT}", 8, 2, [2], "SLURM"),
         ),
+        # Each of which sees its own alone.
+        (
+            {
+                "SLURM_STEP_TASKS_PER_NODE": "4",
+                "SLURM_LOCALID": "2",
+                "CUDA_VISIBLE_DEVICES": "0",
+            },
+            Place(f"node007:{PORT}", 4, 2, None, "SLURM"),
+        ),
         ({"SLURM_STEP_NODELIST": "a[3,5-9],b1"}, Place(f"a3:{PORT}", 4, 2, None, "SLURM")),
         # A batch script that does not start its tasks by srun.
         ({"SLURM_STEP_NUM_TASKS": "1"}, None),
@@ -122,29 +131,63 @@ def test_several_slices_are_numbered_through(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("endpoints", "first"), [("t0,t1", "t0"), ("w:0:10.0.0.8,w:1:10.0.0.9", "10.0.0.8")]
+    ("variables", "sentence"),
+    [
+        ({"TPU_WORKER_HOSTNAMES": "t0,t1", "TPU_WORKER_ID": "2"}, "worker 2 of 2 in slice 0 of 1"),
+        ({"TPU_WORKER_HOSTNAMES": "t0,t1", "TPU_WORKER_ID": "one"}, "TPU_WORKER_ID=one is no"),
+        ({"MEGASCALE_NUM_SLICES": "two"}, "MEGASCALE_NUM_SLICES=two is no number"),
+    ],
 )
-def test_a_tpu_vm_asks_its_metadata(monkeypatch, endpoints, first):
-    answers = {"worker-network-endpoints": endpoints, "agent-worker-number": "1"}
+def test_variables_that_cannot_be_are_named(monkeypatch, variables, sentence):
+    set_all(monkeypatch, variables)
+    with pytest.raises(UserError, match=sentence):
+        place("", None, None)
+
+
+@pytest.fixture
+def metadata(monkeypatch):
+    """The answers of a TPU VM's metadata, by attribute; a number is a status."""
+    answers = {}
 
     class Metadata(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
             assert self.headers["Metadata-Flavor"] == "Google"
-            self.send_response(200)
+            answer = answers.get(self.path.rsplit("/", 1)[1], 404)
+            self.send_response(answer if isinstance(answer, int) else 200)
             self.end_headers()
-            self.wfile.write(answers[self.path.rsplit("/", 1)[1]].encode())
+            self.wfile.write(str(answer).encode())
 
         def log_message(self, *_):
             pass
 
     monkeypatch.setattr(environment, "_has_tpu", lambda: True)
+    monkeypatch.setattr(environment, "RETRY", 0.01)
     with http.server.HTTPServer(("localhost", 0), Metadata) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         monkeypatch.setenv("GCE_METADATA_IP", f"localhost:{server.server_port}")
-        assert place("", None, None) == Place(f"{first}:{PORT}", 2, 1, None, "the TPU slice")
-        answers["worker-network-endpoints"] = "t0"
-        assert place("", None, None) is None
+        yield answers
         server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("endpoints", "first"), [("t0,t1", "t0"), ("w:0:10.0.0.8,w:1:10.0.0.9", "10.0.0.8")]
+)
+def test_a_tpu_vm_asks_its_metadata(metadata, endpoints, first):
+    metadata |= {"worker-network-endpoints": endpoints, "agent-worker-number": "1"}
+    assert place("", None, None) == Place(f"{first}:{PORT}", 2, 1, None, "the TPU slice")
+    metadata["worker-network-endpoints"] = "t0"
+    assert place("", None, None) is None
+
+
+def test_a_tpu_vm_that_cannot_tell_does_not_train_alone(metadata):
+    assert place("", None, None) is None  # it has no such attribute
+    metadata["worker-network-endpoints"] = "t0,t1"
+    with pytest.raises(UserError, match="one of 2 of a TPU slice, and its metadata do not say"):
+        place("", None, None)
+    metadata["worker-network-endpoints"] = 503
+    with pytest.raises(UserError, match="does not say whether this is one of several hosts"):
+        place("", None, None)
+    assert place("", 1, None) is None
 
 
 @pytest.mark.parametrize(
