@@ -92,7 +92,7 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--times", type=int, default=100)
     parser.add_argument("--steps", type=int, default=100_000)
-    parser.add_argument("--session", type=float, default=6.0)
+    parser.add_argument("--session", type=float, default=24.0)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     draw = random.Random(given.seed)
