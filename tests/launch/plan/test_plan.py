@@ -51,8 +51,8 @@ def test_wire_over_heads_is_that_of_the_sums():
     sums = 2 * 2 * 2 * residual  # of layers, of attention and MLP, forward and backward
     sums += residual  # of rows that are looked up
     sums += residual + 3 * 4 * tokens  # of the loss: the residual's gradient; maxima, sums, labels
-    # The squares of eight gradients, four of heads, two of the MLP, of both tables: for the clip, and
-    # for the norm that is recorded.
+    # The squares of eight gradients, four of heads, two of the MLP, of both tables: for the clip,
+    # and for the norm that is recorded.
     sums += 4 * 2 * 8
     ring = 2 * 7 / 8
     assert wire(figures, "heads") == ring * sums
