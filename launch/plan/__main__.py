@@ -150,9 +150,10 @@ def render(f: Figures, chip: Chip | None, name: str, budget: float) -> Table:
             shortest = "step by these figures, whose wire is that of another compiler"
         table.add_row(shortest, f"{s['step']:.3g} s")
         rate = f.tokens / s["step"]
-        table.add_row("tokens a second, of all chips, at most", f"{rate:,.0f}")
+        most, least = (", at most", ", at least") if chip.is_tpu else ("", "")
+        table.add_row(f"tokens a second, of all chips{most}", f"{rate:,.0f}")
         days = budget / rate / 86_400
-        table.add_row(f"days for {budget:,.0f} tokens, at least", f"{days:,.2f}")
+        table.add_row(f"days for {budget:,.0f} tokens{least}", f"{days:,.2f}")
     return table
 
 
