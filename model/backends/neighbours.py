@@ -58,7 +58,7 @@ def local(attend: Callable[..., Array], axis: str, devices: int) -> Callable[...
         none = jnp.zeros_like(mask.query_position)
         segments = mask.query_segment, mask.key_segment
         of_query, of_key = (none if x is None else x for x in segments)
-        near = Mask(
+        seen = Mask(
             queries(of_rows(mask.query_position), 1),
             keys(of_rows(mask.key_position), 1, NEVER),
             queries(of_rows(of_query), 1),
@@ -66,7 +66,7 @@ def local(attend: Callable[..., Array], axis: str, devices: int) -> Callable[...
             mask.window,
         )
         part = pattern.of(lambda x: queries(of_rows(x), 2), lambda x: keys(of_rows(x), 2))
-        out = attend(queries(q, 2), keys(k, 2), keys(v, 2), near, part)
+        out = attend(queries(q, 2), keys(k, 2), keys(v, 2), seen, part)
         return jnp.concatenate(jnp.split(out, pieces), 2)
 
     return read

@@ -120,17 +120,9 @@ def _kernel(
     else:
         seen = splash_attention.LocalMask(shape, (window - 1, 0), before)
     of_queries, of_keys = (min(BLOCK, size) for size in shape)
-    sizes = splash_attention.BlockSizes(
-        block_q=of_queries,
-        block_kv=of_keys,
-        block_q_dkv=of_queries,
-        block_kv_dkv=of_keys,
-        block_q_dq=of_queries,
-        block_kv_dq=of_keys,
-    )
     return splash_attention.make_splash_mha(
         splash_attention.MultiHeadMask([seen] * heads),
-        block_sizes=sizes,
+        block_sizes=splash_ring.block_sizes(of_queries, of_keys),
         head_shards=1,
         q_seq_shards=1,
         attn_logits_soft_cap=logit_cap,

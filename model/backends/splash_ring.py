@@ -178,20 +178,24 @@ def _kernel(
 ) -> Any:
     shape, size = (length, length), min(block, length)
     seen = (splash_attention.CausalMask if causal else splash_attention.FullMask)(shape)
-    sizes = splash_attention.BlockSizes(
-        block_q=size,
-        block_kv=size,
-        block_q_dkv=size,
-        block_kv_dkv=size,
-        block_q_dq=size,
-        block_kv_dq=size,
-    )
     return splash_attention.make_splash_mha(
         splash_attention.MultiHeadMask([seen] * heads),
-        block_sizes=sizes,
+        block_sizes=block_sizes(size, size),
         head_shards=1,
         q_seq_shards=1,
         attn_logits_soft_cap=cap,
         save_residuals=residuals,
         interpret=interpret,
+    )
+
+
+def block_sizes(queries: int, keys: int) -> splash_attention.BlockSizes:
+    """Returns blocks of so many queries and keys, in all three kernels."""
+    return splash_attention.BlockSizes(
+        block_q=queries,
+        block_kv=keys,
+        block_q_dkv=queries,
+        block_kv_dkv=keys,
+        block_q_dq=queries,
+        block_kv_dq=keys,
     )

@@ -6,8 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from model import zigzag
 from model.axes import KEYS, QUERIES, TOKENS, WHOLE_KEYS, ShardingRules
 from model.backends import dense
+from model.backends.shards import way
 from model.compute import Compute
 from model.heads import Heads
 from model.masks import causal
@@ -144,3 +146,23 @@ def check_on_a_mesh(attend, kind, sizes, compute=COMPUTE):
         pattern = pattern.resharded(QUERIES, WHOLE_KEYS, COMPUTE)
         found = both(attend, *split, own, pattern, compute)
         check_near(found, expected)
+
+
+def check_in_the_zigzag(attend, kind, compute, expected_way="ring"):
+    """Compares 512 tokens, two pieces of 128 on each of two devices, with one device."""
+    arrays, mask, pattern = drawn(**kind, length=512)
+    expected = both(dense.attend, *arrays, mask, pattern)
+    order = zigzag.order(512, 2)
+
+    def moved(x):
+        return x[..., order] if x.ndim == 2 else x[:, :, order]
+
+    with jax.set_mesh(small.mesh(dict(heads=2, context=2))):
+        mask = dataclasses.replace(mask.of(moved, moved), zigzag=2)
+        q, k, v, given = (
+            jax.device_put(moved(x), COMPUTE.rules.spec(QUERIES, x.shape)) for x in arrays
+        )
+        assert way(Heads(q, k, v), mask, compute) == expected_way
+        out, dq, dk, dv, *rest = both(attend, q, k, v, given, mask, pattern, compute)
+        found = (np.asarray(x)[:, :, np.argsort(order)] for x in (out, dq, dk, dv))
+        check_near([*found, *rest], expected)

@@ -54,7 +54,8 @@ def by_layer(text, mesh):
     """Returns what a layer moves forward and backward, and what is moved once ("once").
 
     "moved": kind, axes, type and shape of each, with how often; "scattered": the products whose
-    results are scattered while they are computed, as collective permutes; "waited for": how many.
+    results are scattered while they are computed, as collective permutes; "waited": how many are
+    synchronous.
     """
     ways = {way: dict(moved=Counter(), waited=0) for way in ("forward", "backward")}
     scattered, once = {way: set() for way in ways}, []

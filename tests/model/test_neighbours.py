@@ -3,19 +3,17 @@
 import dataclasses
 
 import jax
-import numpy as np
 import pytest
 
 from launch.compiled.collectives import collectives
 from launch.compiled.program import Program
-from model import zigzag
-from model.axes import KEYS, QUERIES, ShardingRules
+from model.axes import KEYS, ShardingRules
 from model.backends import blockwise, dense, pieces, splash
 from model.backends.shards import way
 from model.compute import Compute
 from model.heads import Heads
 from tests.model import small
-from tests.model.attending import COMPUTE, KINDS, both, check_near, check_on_a_mesh, drawn
+from tests.model.attending import COMPUTE, KINDS, check_in_the_zigzag, check_on_a_mesh, drawn
 
 RING = Compute("float32", "float32", ShardingRules(context_attention="ring"))
 EXCHANGE = Compute("float32", "float32", ShardingRules(context_attention="all_to_all"))
@@ -40,21 +38,7 @@ def test_hooks_read_their_arrays_by_neighbours_keys(monkeypatch):
 )
 def test_pieces_of_the_zigzag_are_read_after_those_before_them(monkeypatch, backend, window):
     monkeypatch.setattr(splash, "INTERPRET", True)
-    arrays, mask, pattern = drawn(**KINDS["all"] | dict(window=window), length=512)
-    expected = both(dense.attend, *arrays, mask, pattern)
-    order = zigzag.order(512, 2)
-
-    def moved(x):
-        return x[..., order] if x.ndim == 2 else x[:, :, order]
-
-    with jax.set_mesh(small.mesh(dict(heads=2, context=2))):
-        mask = dataclasses.replace(mask.of(moved, moved), zigzag=2)
-        q, k, v, given = (
-            jax.device_put(moved(x), COMPUTE.rules.spec(QUERIES, x.shape)) for x in arrays
-        )
-        assert way(Heads(q, k, v), mask, RING) == "neighbours"
-        out, dq, dk, dv = both(backend.attend, q, k, v, given, mask, pattern, RING)
-        check_near((np.asarray(x)[:, :, np.argsort(order)] for x in (out, dq, dk, dv)), expected)
+    check_in_the_zigzag(backend.attend, KINDS["all"] | dict(window=window), RING, "neighbours")
 
 
 def test_a_device_is_sent_as_many_keys_as_a_window_has():

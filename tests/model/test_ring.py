@@ -1,6 +1,5 @@
 """Attention over a sharded sequence, around the ring and by exchange, as on one device."""
 
-import dataclasses
 import math
 
 import jax
@@ -12,12 +11,12 @@ from ml_collections import ConfigDict
 from launch.compiled.operations import product_operations
 from launch.compiled.program import Program
 from model import zigzag
-from model.axes import QUERIES, TOKENS, ShardingRules
-from model.backends import blocks, blockwise, dense, splash
+from model.axes import TOKENS, ShardingRules
+from model.backends import blocks, blockwise, splash
 from model.compute import Compute
 from model.transformer import Transformer
 from tests.model import small
-from tests.model.attending import COMPUTE, KINDS, both, check_near, check_on_a_mesh, drawn
+from tests.model.attending import KINDS, check_in_the_zigzag, check_on_a_mesh
 from train.loss import summed_loss
 
 RING = Compute("float32", "float32", ShardingRules(context_attention="ring"))
@@ -47,21 +46,7 @@ def test_a_ring_is_as_one_device(kind):
 def test_the_kernel_in_a_ring_is_as_one_device(monkeypatch, kind):
     """Of two pieces of 128 tokens on each of two devices, in the zigzag order."""
     monkeypatch.setattr(splash, "INTERPRET", True)
-    arrays, mask, pattern = drawn(**KINDS[kind] | dict(window=None), length=512)
-    expected = both(dense.attend, *arrays, mask, pattern)
-    order = zigzag.order(512, 2)
-
-    def moved(x):
-        return x[..., order] if x.ndim == 2 else x[:, :, order]
-
-    with jax.set_mesh(small.mesh(dict(heads=2, context=2))):
-        mask = dataclasses.replace(mask.of(moved, moved), zigzag=2)
-        q, k, v, given = (
-            jax.device_put(moved(x), COMPUTE.rules.spec(QUERIES, x.shape)) for x in arrays
-        )
-        out, dq, dk, dv, *rest = both(splash.attend, q, k, v, given, mask, pattern, RING)
-        found = (np.asarray(x)[:, :, np.argsort(order)] for x in (out, dq, dk, dv))
-        check_near([*found, *rest], expected)
+    check_in_the_zigzag(splash.attend, KINDS[kind] | dict(window=None), RING)
 
 
 @pytest.mark.parametrize("devices", [1, 2, 3, 4, 8])

@@ -107,8 +107,9 @@ def _tpu(variables: Mapping[str, str], port: int) -> Place | None:
             return None
         # Either names, or triples name:id:address.
         workers = [endpoint.split(":")[-1] for endpoint in endpoints.split(",")]
-        worker = _number("agent-worker-number", _metadata("agent-worker-number") or "0")
-        if len(workers) > 1 and not _metadata("agent-worker-number"):
+        number = _metadata("agent-worker-number")
+        worker = _number("agent-worker-number", number or "0")
+        if len(workers) > 1 and not number:
             raise UserError(
                 f"this machine is one of {len(workers)} of a TPU slice, and its metadata do not "
                 "say which; give --coordinator, --num_processes and --process_id."
