@@ -75,6 +75,10 @@ MISTAKES = {
         ("train", REPEATS, "--workdir={}/new", "--config.model.num_head=3"),
         "config.model.num_head is not a field (did you mean 'model.num_heads'?)",
     ),
+    "a number that a flag does not take": (
+        ("train", REPEATS, "--workdir={}/new", "--process_id=-1"),
+        "flag --process_id=-1: -1 is not a non-negative integer; --help lists the flags.",
+    ),
     "sizes that do not divide": (
         ("train", REPEATS, "--workdir={}/new", "--config.mesh.fsdp=1", "--config.mesh.heads=3"),
         "model.num_heads = 4 is not divisible by mesh.heads = 3",
