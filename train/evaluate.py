@@ -23,7 +23,7 @@ from model.saved import open_saved
 from text.reading import open_sources
 from train.held_out import evaluate
 from train.processes import joining
-from train.processes.alike import check_flags
+from train.processes.alike import check_alike, of_flags
 from train.processes.group import Processes
 
 
@@ -50,8 +50,7 @@ def _evaluate(processes: Processes) -> None:
             f"{saved.path} was trained on another text than data.path = {config.data.path!r} gives "
             "now, so what it held out is not known; restore the text."
         )
-    names = ("mesh", "host_devices", "ema", "batches")
-    check_flags(processes, {name: flags.FLAGS[name].value for name in names})
+    check_alike(processes, of_flags("mesh", "host_devices", "ema", "batches"))
     split_host(checkpoint_flags.host_devices(config))
     mesh = make_mesh(checkpoint_flags.mesh_sizes(), field="--mesh")
     check_mesh(

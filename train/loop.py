@@ -30,7 +30,7 @@ from train.memory import check_memory
 from train.metrics import Metrics, Unwritten, read
 from train.numbers import Numbers
 from train.optimizer import Optimizer
-from train.processes.alike import check_alike, check_shared
+from train.processes.alike import check_alike, check_shared, of_config
 from train.processes.group import Processes
 from train.progress import RunProgress, clock
 from train.record import Record
@@ -72,7 +72,8 @@ def train(
     check_shared(workdir, processes)
     sources = processes.together(lambda: open_sources(config))
     config = resolved.resolve(config, sources.vocab_size)
-    check_alike(processes, config, sources.digest)
+    common = {"the text's digest": sources.digest, "jax": jax.__version__}
+    check_alike(processes, common | of_config(config))
     model_config = ModelConfig.from_config(config.model, sources.vocab_size, config.length)
     mesh = make_mesh(config.mesh.to_dict())
     rows = config.batch_size // config.optim.accumulate

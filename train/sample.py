@@ -27,7 +27,7 @@ from model.transformer import Transformer
 from text.tokenizers import Tokenizer
 from train.decoding import continue_tokens
 from train.processes import joining
-from train.processes.alike import check_flags
+from train.processes.alike import check_alike, of_flags
 from train.processes.group import Processes
 from train.sampler import Sampler
 
@@ -118,19 +118,8 @@ def _sample(processes: Processes) -> None:
     sampler = Sampler(heat, flags.FLAGS.top_k, flags.FLAGS.top_p)
     sampler.check()
     prompts = _prompts(defaults.prompts)
-    names = (
-        "mesh",
-        "host_devices",
-        "ema",
-        "tokens",
-        "top_k",
-        "top_p",
-        "temperature",
-        "seed",
-        "stop",
-    )
-    same = {name: flags.FLAGS[name].value for name in names}
-    check_flags(processes, same | dict(prompt=prompts))
+    drawn = of_flags("tokens", "temperature", "top_k", "top_p", "seed", "stop")
+    check_alike(processes, of_flags("mesh", "host_devices", "ema") | drawn | {"--prompt": prompts})
     split_host(checkpoint_flags.host_devices(saved.config))
     mesh = make_mesh(checkpoint_flags.mesh_sizes(), field="--mesh")
     with jax.set_mesh(mesh):

@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-import jax
+from absl import flags
 from ml_collections import ConfigDict
 
 from configs import resolved
@@ -46,52 +46,39 @@ def check_shared(workdir: Path, processes: Processes) -> None:
             (workdir / name).unlink(missing_ok=True)
 
 
-def check_flags(processes: Processes, given: dict[str, Any]) -> None:
-    """Checks that every process was given the flags of process 0, whose values are JSON's.
-
-    Raises:
-      UserError: one was given others.
-    """
-    if processes.count == 1:
-        return
-    first = processes.told(lambda: given)
-
-    def compare() -> None:
-        for name, value in given.items():
-            if value != first[name]:
-                raise UserError(
-                    f"--{name} is {value!r} here and {first[name]!r} for process 0; start alike."
-                )
-
-    processes.together(compare)
-
-
-def check_alike(processes: Processes, config: ConfigDict, digest: str) -> None:
-    """Checks that every process has the config, the text and the JAX of process 0.
+def check_alike(processes: Processes, values: dict[str, Any]) -> None:
+    """Checks that every process has the values of process 0.
 
     Args:
       processes: of the run.
-      config: resolved.
-      digest: of the text and its tokens.
+      values: by the name that a sentence calls them; compared as Python writes them.
 
     Raises:
       UserError: one has others.
     """
     if processes.count == 1:
         return
-    text, first, version = processes.told(
-        lambda: [resolved.to_json(config), digest, jax.__version__]
-    )
+    written = {name: repr(value) for name, value in values.items()}
+    first = processes.told(lambda: written)
 
     def compare() -> None:
-        changed = resolved.difference(resolved.from_json(text, "process 0"), config)
-        pairs = [(f"config.{name}", *pair) for name, pair in changed.items() if name not in OWN]
-        pairs += [("the text's digest", first, digest), ("jax", version, jax.__version__)]
-        for name, old, new in pairs:
-            if old != new:
-                raise UserError(f"{name} is {new!r} here and {old!r} for process 0; start alike.")
+        for name in sorted({*first, *written}):
+            here, there = written.get(name, "missing"), first.get(name, "missing")
+            if here != there:
+                raise UserError(f"{name} is {here} here and {there} for process 0; start alike.")
 
     processes.together(compare)
+
+
+def of_config(config: ConfigDict) -> dict[str, Any]:
+    """Returns the fields of a config that all processes of a run must have alike."""
+    fields = resolved.values(config)
+    return {f"config.{name}": value for name, value in fields.items() if name not in OWN}
+
+
+def of_flags(*names: str) -> dict[str, Any]:
+    """Returns the values of flags, which all processes of a command must have alike."""
+    return {f"--{name}": flags.FLAGS[name].value for name in names}
 
 
 def wait_for(path: str | Path) -> Path:
