@@ -53,7 +53,7 @@ toy: $(STAMP)
 	$(BIN)/python -m model.tally --config=configs/toy.py
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow and not extras"
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow and not extras"
 
 slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow
@@ -94,7 +94,7 @@ $(NEWEST_STAMP): setup.cfg pyproject.toml
 	@touch $@
 
 newest: $(NEWEST_STAMP)
-	$(NEWEST)/bin/python -m pytest -n $(WORKERS) -m "not slow and not extras"
+	$(NEWEST)/bin/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow and not extras"
 
 clean:
 	rm -rf .venv .venv-newest .venv-extras bench.json .cache .mypy_cache .ruff_cache .pytest_cache .import_linter_cache \

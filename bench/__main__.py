@@ -15,7 +15,7 @@ from bench import attention, decoding, loading, startup, training
 from bench.shapes import SHAPES
 from configs import command
 from configs.errors import UserError, nearest
-from configs.figures import write_json
+from configs.figures import define_json, write_json
 
 PEERS = ("torch", "transformers")
 MEASURES = ("training", "decoding", "attention", "start-up", "loading")
@@ -26,7 +26,7 @@ def _define_flags() -> None:
     flags.DEFINE_list("shapes", list(SHAPES), f"Of {', '.join(SHAPES)}.")
     flags.DEFINE_list("lengths", [str(n) for n in attention.LENGTHS], "Contexts of attention.")
     flags.DEFINE_integer("rounds", 5, "Rounds; each contender runs in each.", lower_bound=1)
-    flags.DEFINE_string("json", None, "Also write the figures to this file.")
+    define_json()
 
 
 def main() -> None:

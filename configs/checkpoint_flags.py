@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 
 from configs import base
 from configs.errors import UserError
+from configs.figures import define_json
 
 # They belong to the command that asks for them, so that its --help lists them.
 flags.disclaim_key_flags()
@@ -15,7 +16,7 @@ flags.disclaim_key_flags()
 def define() -> None:
     """Defines the flags."""
     flags.DEFINE_string("checkpoint", None, "A run (its newest whole step), a step, or a model.")
-    flags.DEFINE_string("json", None, "Also write the figures to this file.")
+    define_json()
     flags.DEFINE_bool("ema", False, "Take the average of the parameters that optim.ema keeps.")
     flags.DEFINE_string("mesh", "", "Sizes of the mesh, as fsdp=2,heads=4; empty: one device.")
     flags.DEFINE_integer(

@@ -2,10 +2,42 @@
 
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
+from absl import flags
+
 from configs.errors import UserError
+
+# --json belongs to the command that defines it, so that its --help lists it.
+flags.disclaim_key_flags()
+
+
+def define_json() -> None:
+    """Defines ``--json``, and refuses at the start a file that cannot be written at the end."""
+    flags.DEFINE_string("json", None, "Also write the figures to this file.")
+    flags.register_validator("json", _check_writable)
+
+
+def _check_writable(path: str | None) -> bool:
+    if path is None:
+        return True
+    file = Path(path)
+    if file.is_dir():
+        raise _unwritable(path, "it is a folder")
+    if not file.parent.is_dir():
+        raise _unwritable(path, "there is no such folder")
+    if not os.access(file if file.exists() else file.parent, os.W_OK):
+        raise _unwritable(path, "permission denied")
+    return True
+
+
+def _unwritable(path: str, why: str) -> UserError:
+    return UserError(
+        f"--json={path} cannot be written ({why}); name a file in a folder "
+        "that exists and that you may write."
+    )
 
 
 def write_json(path: str, figures: dict[str, Any]) -> None:
@@ -17,10 +49,7 @@ def write_json(path: str, figures: dict[str, Any]) -> None:
     try:
         Path(path).write_text(json.dumps(_plain(figures), indent=1) + "\n", encoding="utf-8")
     except OSError as error:
-        raise UserError(
-            f"--json={path} cannot be written ({error.strerror}); name a file in a folder "
-            "that exists and that you may write."
-        ) from error
+        raise _unwritable(path, error.strerror or type(error).__name__) from error
 
 
 def _plain(figures: Any) -> Any:

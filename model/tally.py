@@ -21,7 +21,7 @@ from rich.table import Table
 
 from configs import command, resolved
 from configs.errors import UserError
-from configs.figures import write_json
+from configs.figures import define_json, write_json
 from model import layers
 from model.config import ModelConfig
 from model.operations import pair_operations
@@ -187,7 +187,7 @@ def render(t: Tally, name: str) -> Table:
 
 def _define_flags() -> None:
     command.define_config()
-    flags.DEFINE_string("json", None, "Also write the figures to this file.")
+    define_json()
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 ``MANYHEADS_TYPECHECK=0`` switches the run-time check of annotations off, and
 ``MANYHEADS_TEST_CACHE=0`` the cache of compiled functions (``.cache/jax``). With
+``MANYHEADS_TEST_OPTIMIZE=1`` functions are compiled as a user's are, not in a hurry. With
 ``MANYHEADS_PLATFORM=cuda`` tests run on a GPU; those that need one skip otherwise. With
 ``MANYHEADS_EXTRAS=required`` a test whose extra is missing fails rather than skips.
 """
@@ -12,6 +13,10 @@ from pathlib import Path
 
 import pytest
 
+OPTIMIZE = os.environ.get("MANYHEADS_TEST_OPTIMIZE", "0") != "0"
+# Compilation is most of what a test takes; these and JAX's own switch cut it to a third.
+HURRIED = ("--xla_cpu_use_fusion_emitters=false", "--xla_cpu_parallel_codegen_split_count=1")
+
 # Before jax is imported: it reads these once. Subprocesses inherit them.
 os.environ["JAX_PLATFORMS"] = os.environ.get("MANYHEADS_PLATFORM", "cpu")
 os.environ["XLA_FLAGS"] = " ".join(
@@ -20,8 +25,10 @@ os.environ["XLA_FLAGS"] = " ".join(
         "--xla_force_host_platform_device_count=8",
         # Eight devices in each of several workers are threads enough.
         "--xla_cpu_multi_thread_eigen=false",
+        *(() if OPTIMIZE else HURRIED),
     ]
 )
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = str(int(not OPTIMIZE))
 # XLA's pool has a thread a device; a second step in flight then waits for one that the first
 # holds in a collective, for ever. The name is XLA's own.
 os.environ["NPROC"] = "32"

@@ -185,6 +185,8 @@ class Program:
         counter, limit = (condition[name] for name in compare.operands)
         index = int(counter.attribute(r"index=(\d+)") or 0)
         (begin,) = self.operands(computation, loop)
+        if begin.opcode != "tuple":
+            raise ValueError(f"the loop {loop.name} does not begin with values that are seen")
         start = self._constant(computation, self.operands(computation, begin)[index])
         step = self._step(body, self.operands(body, self.roots[body])[index])
         end = _number(limit) + (direction == "LE")

@@ -28,7 +28,7 @@ from rich.table import Table
 from configs import command, resolved
 from configs.chips import Chip
 from configs.errors import UserError, first_line
-from configs.figures import write_json
+from configs.figures import define_json, write_json
 from configs.files import write_text
 from configs.folders import user_cache
 from launch.plan import step, topologies
@@ -238,7 +238,7 @@ def _define_flags() -> None:
     flags.DEFINE_string(
         "picture", "", "Write an SVG of what lies on which chip, and compile nothing."
     )
-    flags.DEFINE_string("json", None, "Also write the figures to this file.")
+    define_json()
 
 
 def main() -> None:

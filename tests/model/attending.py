@@ -1,6 +1,7 @@
 """Queries, keys, values and masks of every kind, and a backend's values and gradients on them."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -103,7 +104,7 @@ def both(attend, q, k, v, given, mask, pattern, compute=COMPUTE):
     def run(q, k, v, given, mask, pattern):
         return value_and_gradients(attend, q, k, v, given, mask, pattern, compute)
 
-    return small.quickly(run)(q, k, v, given, mask, pattern)
+    return jax.jit(run)(q, k, v, given, mask, pattern)
 
 
 def value_and_gradients(attend, q, k, v, given, mask, pattern, compute=COMPUTE):
@@ -120,6 +121,13 @@ def value_and_gradients(attend, q, k, v, given, mask, pattern, compute=COMPUTE):
     return out, *pull(given.astype(out.dtype))
 
 
+@functools.cache
+def of_dense(kind, length=LENGTH):
+    """Returns what ``both`` finds with the dense backend on one device."""
+    arrays, mask, pattern = drawn(**KINDS[kind], length=length)
+    return both(dense.attend, *arrays, mask, pattern)
+
+
 def check_near(found, expected):
     """Compares each array to rounding of the largest sums in it."""
     for own, whole in zip(found, expected, strict=True):
@@ -131,7 +139,7 @@ def check_on_a_mesh(attend, kind, sizes, compute=COMPUTE):
     """Compares with the dense backend on one device, with arrays sharded as sizes say."""
     # Thirteen tokens cannot be sharded over the context; twelve can.
     arrays, mask, pattern = drawn(**KINDS[kind], length=12)
-    expected = both(dense.attend, *arrays, mask, pattern)
+    truth = of_dense(kind, 12)
     with jax.set_mesh(small.mesh(sizes)):
         reshard = COMPUTE.reshard
         q, k, v, given = arrays
@@ -145,13 +153,13 @@ def check_on_a_mesh(attend, kind, sizes, compute=COMPUTE):
         )
         pattern = pattern.resharded(QUERIES, WHOLE_KEYS, COMPUTE)
         found = both(attend, *split, own, pattern, compute)
-        check_near(found, expected)
+        check_near(found, truth)
 
 
 def check_in_the_zigzag(attend, kind, compute, expected_way="ring"):
     """Compares 512 tokens, two pieces of 128 on each of two devices, with one device."""
     arrays, mask, pattern = drawn(**kind, length=512)
-    expected = both(dense.attend, *arrays, mask, pattern)
+    truth = both(dense.attend, *arrays, mask, pattern)
     order = zigzag.order(512, 2)
 
     def moved(x):
@@ -165,4 +173,4 @@ def check_in_the_zigzag(attend, kind, compute, expected_way="ring"):
         assert way(Heads(q, k, v), mask, compute) == expected_way
         out, dq, dk, dv, *rest = both(attend, q, k, v, given, mask, pattern, compute)
         found = (np.asarray(x)[:, :, np.argsort(order)] for x in (out, dq, dk, dv))
-        check_near([*found, *rest], expected)
+        check_near([*found, *rest], truth)

@@ -18,15 +18,13 @@ from model.transformer import Transformer
 
 BATCH, LENGTH = 2, 7
 
-# Tiny networks spend their time in the compiler. This leaves out what LLVM would do for speed;
-# XLA's own passes, partitioning among them, run as always.
-QUICK = {"xla_backend_optimization_level": 0}
-
-
-def quickly(function):
-    """Returns ``jax.jit`` of a function that need not be fast."""
-    return jax.jit(function, compiler_options=QUICK)
-
+# As a user's functions are compiled; conftest.py leaves out what would make them fast.
+OPTIMIZED = {
+    "xla_backend_optimization_level": 3,
+    "xla_llvm_disable_expensive_passes": False,
+    "xla_cpu_use_fusion_emitters": True,
+    "xla_cpu_parallel_codegen_split_count": 32,
+}
 
 # The kinds of network. Sizes differ from each other wherever they may, so that no two axes
 # can be exchanged unseen.
@@ -119,7 +117,7 @@ def tokens(shape: ModelConfig, batch: int = BATCH, length: int = LENGTH, seed: i
 
 def true_logits(model: Transformer, *args: Any, **kwargs: Any) -> np.ndarray:
     """Returns the logits of the true vocabulary, compiled."""
-    found = np.asarray(quickly(lambda m, a, k: m(*a, **k))(model, args, kwargs))
+    found = np.asarray(jax.jit(lambda m, a, k: m(*a, **k))(model, args, kwargs))
     return found[..., : model.config.vocab_size]
 
 

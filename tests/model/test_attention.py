@@ -44,7 +44,7 @@ def test_layer_equals_the_reference(kind):
     positions = np.array([[0, 1, 2, 3, 4, 5], [0, 1, 0, 1, 2, 3]], np.int32)
     segments = np.array([[1, 1, 1, 1, 1, 1], [1, 1, 2, 2, 2, 2]], np.int32)
 
-    @small.quickly
+    @jax.jit
     def update(layer, x, positions, segments):
         mask = masks.causal(x.shape[1], segments, COMPUTE).within(config.window[0])
         return layer.write(x, layer.attend(layer.project(x, positions), mask))

@@ -45,17 +45,17 @@ def dot(a, b):
 
 def test_the_derivative_along_a_direction_is_the_gradients(loss):
     function, model, direction = loss
-    found = small.quickly(lambda m, d: jax.jvp(function, (m,), (d,))[1])(model, direction)
-    gradient = small.quickly(jax.grad(function))(model)
+    found = jax.jit(lambda m, d: jax.jvp(function, (m,), (d,))[1])(model, direction)
+    gradient = jax.jit(jax.grad(function))(model)
     np.testing.assert_allclose(found, dot(gradient, direction), rtol=1e-4, atol=1e-4)
 
 
 def test_a_hessian_vector_product_is_a_difference_of_gradients(loss):
     function, model, direction = loss
     gradient = jax.grad(function)
-    product = small.quickly(lambda m, d: jax.jvp(gradient, (m,), (d,))[1])(model, direction)
+    product = jax.jit(lambda m, d: jax.jvp(gradient, (m,), (d,))[1])(model, direction)
     step = 1e-3
-    beside = small.quickly(
+    beside = jax.jit(
         lambda m, d, s: gradient(jax.tree.map(lambda own, along: own + s * along, m, d))
     )
     there, back = (beside(model, direction, s) for s in (step, -step))
@@ -70,4 +70,4 @@ def test_a_kernel_that_cannot_says_what_to_set(monkeypatch):
     config = small.config(num_layers=1, attention_backend="splash")
     model, tokens = small.drawn(config), jnp.asarray(small.tokens(config))
     with pytest.raises(UserError, match="model.attention_backend = 'splash' .* set 'blockwise'"):
-        small.quickly(lambda m: jax.jvp(lambda m: m(tokens).sum(), (m,), (m,)))(model)
+        jax.jit(lambda m: jax.jvp(lambda m: m(tokens).sum(), (m,), (m,)))(model)

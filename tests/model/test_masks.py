@@ -2,6 +2,7 @@
 
 import functools
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -41,7 +42,7 @@ def test_rows_at_different_places():
 
 
 LENGTH = 9
-forward = small.quickly(lambda model, tokens: model(tokens))
+forward = jax.jit(lambda model, tokens: model(tokens))
 
 
 @functools.cache

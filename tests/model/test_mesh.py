@@ -65,7 +65,7 @@ def split(x):
     return jax.device_put(x, ShardingRules().spec(("batch", "length"), x.shape))
 
 
-@small.quickly
+@jax.jit
 def differentiate(model, tokens, labels, positions, segments):
     def loss(model):
         logits = model(tokens, positions, segments)
@@ -129,7 +129,7 @@ def test_gradients_in_bfloat16_are_as_near_to_the_truth_as_on_one_device(sizes):
                 small.abstract(shape),
             )
             there = split(tokens)
-            run = small.quickly(jax.grad(small.cross_entropy))
+            run = jax.jit(jax.grad(small.cross_entropy))
             return reference.weights(run(model, there, there))
 
     truth = gradients(small.changed(exact, max_length=256), {})
@@ -148,37 +148,35 @@ def test_a_mesh_of_one_device_computes_what_no_mesh_computes():
     np.testing.assert_allclose(found, on_one_device("plain")[1], rtol=0, atol=1e-6)
 
 
-def initial(config, sizes, options):
-    with jax.set_mesh(small.mesh(sizes)):
-        start = jax.jit(lambda key: Transformer(config, key), compiler_options=options)
-        return reference.weights(start(jax.random.key(7)))
+def initial(config, options):
+    start = jax.jit(lambda key: Transformer(config, key), compiler_options=options)
+    return reference.weights(start(jax.random.key(7)))
 
 
 @functools.cache
-def initial_without_mesh(config, quick):
-    start = jax.jit(
-        lambda key: Transformer(config, key), compiler_options=small.QUICK if quick else None
-    )
-    return reference.weights(start(jax.random.key(7)))
+def initial_without_mesh(config, optimized):
+    return initial(config, small.OPTIMIZED if optimized else None)
 
 
 @pytest.mark.parametrize("sizes", MESHES.values(), ids=MESHES)
 def test_initial_parameters_do_not_depend_on_the_mesh(sizes):
     config = CONFIGS["grouped"]
-    found = initial(config, sizes, small.QUICK)
-    for path, value in initial_without_mesh(config, quick=True).items():
+    with jax.set_mesh(small.mesh(sizes)):
+        found = initial(config, None)
+    for path, value in initial_without_mesh(config, optimized=False).items():
         np.testing.assert_array_equal(found[path], value, err_msg=path)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sizes", MESHES.values(), ids=MESHES)
-def test_initial_parameters_do_not_depend_on_the_mesh_when_optimised(sizes):
+def test_initial_parameters_do_not_depend_on_the_mesh_when_optimized(sizes):
     """Shards of 3 or 21 columns, which end within a vector register."""
     config = small.config(
         embed_dim=24, num_heads=8, head_dim=6, mlp_dim=168, value_dim=7, mlp="swiglu"
     )
-    found = initial(config, sizes, None)
-    for path, value in initial_without_mesh(config, quick=False).items():
+    with jax.set_mesh(small.mesh(sizes)):
+        found = initial(config, small.OPTIMIZED)
+    for path, value in initial_without_mesh(config, optimized=True).items():
         np.testing.assert_array_equal(found[path], value, err_msg=path)
 
 
@@ -187,8 +185,8 @@ def test_decoding_on_a_mesh_equals_the_forward_pass(name):
     with jax.set_mesh(small.mesh(MESHES["fsdp 2, heads 4"])):
         model, tokens = place(name), batch(name)[0]
         expected = small.true_logits(model, split(tokens))
-        decode = small.quickly(lambda model, *given: model.decode(*given))
-        cache = small.quickly(lambda m: m.empty_cache(ROWS, LENGTH))(model)
+        decode = jax.jit(lambda model, *given: model.decode(*given))
+        cache = jax.jit(lambda m: m.empty_cache(ROWS, LENGTH))(model)
         every = np.broadcast_to(np.arange(LENGTH, dtype=np.int32), tokens.shape)
         for here in (slice(0, 5), slice(5, 6)):
             slot = np.int32(here.start)

@@ -65,7 +65,7 @@ def test_an_mlp_of_ones_own_is_sharded_and_counted():
     config = small.config(**MIXTURE, num_heads=4)
     tokens = small.tokens(config, batch=4, length=6)
 
-    @small.quickly
+    @jax.jit
     def run(key, tokens):
         return jax.grad(small.cross_entropy)(Transformer(config, key), tokens, tokens)
 

@@ -84,7 +84,7 @@ def start():
         window=(None, 3),
         biases=True,
     )
-    draw = small.quickly(lambda key: Transformer(config, key))
+    draw = jax.jit(lambda key: Transformer(config, key))
     return reference.weights(draw(jax.random.key(0)))
 
 
@@ -108,7 +108,7 @@ def test_scale_of_matrices(start, path, fan_in, depth):
 
 def test_a_full_value_map_starts_as_large_as_the_product():
     config = small.config(embed_dim=64, num_layers=1, value_map="full", mlp="none")
-    draw = small.quickly(lambda key: Transformer(config, key))
+    draw = jax.jit(lambda key: Transformer(config, key))
     full = reference.weights(draw(jax.random.key(0)))["blocks.0.attention.value_full"]
     product = math.sqrt(5 * (0.4 / 64) * (0.4 / (4 * 5) / 2))
     assert full.std() == pytest.approx(product, rel=0.03)

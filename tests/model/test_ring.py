@@ -35,18 +35,18 @@ def test_an_exchange_is_as_one_device(kind):
 
 
 @pytest.mark.parametrize(
-    "kind",
-    ["plain", "multi-query", "all", "sinks", "score with all", "score and visible, full value map"],
+    "kind", ["plain", "all", "score with all", "score and visible, full value map"]
 )
 def test_a_ring_is_as_one_device(kind):
     check_on_a_mesh(blockwise.attend, kind, dict(heads=2, context=4), RING)
 
 
-@pytest.mark.parametrize("kind", ["plain", "grouped", "capped", "documents", "sinks"])
+@pytest.mark.parametrize("kind", ["plain", "all"])
 def test_the_kernel_in_a_ring_is_as_one_device(monkeypatch, kind):
     """Of two pieces of 128 tokens on each of two devices, in the zigzag order."""
     monkeypatch.setattr(splash, "INTERPRET", True)
-    check_in_the_zigzag(splash.attend, KINDS[kind] | dict(window=None), RING)
+    how = KINDS[kind] | (dict(window=None, sink=True) if kind == "all" else {})
+    check_in_the_zigzag(splash.attend, how, RING)
 
 
 @pytest.mark.parametrize("devices", [1, 2, 3, 4, 8])
@@ -99,7 +99,7 @@ def test_what_keeps_products_computes_no_attention_again(sizes):
             def loss(model, tokens):
                 return model.last_residual(tokens).sum()
 
-            made = small.quickly(jax.grad(loss)).lower(model, tokens).compile()
+            made = jax.jit(jax.grad(loss)).lower(model, tokens).compile()
         return product_operations(Program(made.as_text(), open_ended=1))
 
     none = operations("none")
@@ -125,7 +125,7 @@ def on_mesh(name, sizes, way, residual="replicated"):
         model = jax.tree.map(lambda x: 1.5 * x, model)  # so that patterns are not flat
         spec = ShardingRules().spec(("batch", "length"), tokens.shape)
         rows = (jax.device_put(x, spec) for x in (tokens, segments, np.roll(tokens, -1, 1)))
-        value = small.quickly(jax.value_and_grad(loss, has_aux=True))(model, *rows)
+        value = jax.jit(jax.value_and_grad(loss, has_aux=True))(model, *rows)
         (total, x), gradients = value
         return [np.asarray(total), np.asarray(x), *map(np.asarray, jax.tree.leaves(gradients))]
 
@@ -134,7 +134,6 @@ def on_mesh(name, sizes, way, residual="replicated"):
     ("name", "sizes", "way", "residual"),
     [
         ("plain", dict(context=4, heads=2), "all_to_all", "sharded"),
-        ("plain", dict(context=8), "ring", "replicated"),
         ("windows, grouped, tied", dict(context=4, heads=2), "ring", "sharded"),
         ("windows, grouped, tied", dict(context=2, fsdp=2, heads=2), "ring", "replicated"),
         ("full value map", dict(context=2, heads=4), "auto", "sharded"),

@@ -34,7 +34,7 @@ def first_loss(config, vocab_size, rows, length):
     weights = 1 / np.arange(1, vocab_size + 1)
     tokens = rng.choice(vocab_size, (rows, length + 1), p=weights / weights.sum())
 
-    @small.quickly
+    @jax.jit
     def loss(key, tokens):
         return small.cross_entropy(Transformer(shape, key), tokens[:, :-1], tokens[:, 1:])
 

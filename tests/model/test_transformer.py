@@ -60,7 +60,7 @@ def test_padding_of_the_vocabulary_is_never_the_likeliest():
 LABELS = np.roll(small.tokens(small.config()), -1, axis=1)
 
 
-differentiate = small.quickly(jax.value_and_grad(small.cross_entropy))
+differentiate = jax.jit(jax.value_and_grad(small.cross_entropy))
 
 
 def loss_and_gradients(model, tokens):
@@ -138,7 +138,7 @@ def test_remat_keeps_less(scan_layers):
 def test_dropout_needs_a_key_and_follows_it(scan_layers):
     config = small.config(dropout=0.5, scan_layers=scan_layers)
     model, tokens = small.drawn(config), small.tokens(config)
-    forward = small.quickly(lambda m, t, k: m(t, key=k))
+    forward = jax.jit(lambda m, t, k: m(t, key=k))
     without = small.true_logits(small.replaced(model, small.config()), tokens)
     np.testing.assert_array_equal(small.true_logits(model, tokens), without)
     one, again, other = (
@@ -150,7 +150,7 @@ def test_dropout_needs_a_key_and_follows_it(scan_layers):
 
 def test_dropout_keeps_the_mean():
     compute = small.abstract(small.config()).compute
-    drop = small.quickly(lambda key: compute.dropout(jnp.ones((99, 99)), 0.25, key, (None, None)))
+    drop = jax.jit(lambda key: compute.dropout(jnp.ones((99, 99)), 0.25, key, (None, None)))
     kept = np.asarray(drop(jax.random.key(0)))
     np.testing.assert_allclose(np.unique(kept), [0, 4 / 3], rtol=1e-6)
     assert abs(kept.mean() - 1) < 0.03

@@ -24,7 +24,7 @@ def model(**changes):
     return small.drawn(small.changed(SHAPE, **changes))
 
 
-whole = jax.jit(lambda model, tokens: model(tokens), compiler_options=tiny.QUICK)
+whole = jax.jit(lambda model, tokens: model(tokens))
 
 
 def greedily(network, prompt, count):

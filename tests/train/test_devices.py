@@ -56,7 +56,7 @@ def test_a_models_gradients(both_ways):
         )
         kinds.append(scanned(config))
         tokens = small.tokens(config)
-        run = small.quickly(jax.grad(lambda m, t: small.cross_entropy(m, t, t)))
+        run = jax.jit(jax.grad(lambda m, t: small.cross_entropy(m, t, t)))
         kinds.append(dtype)
         return run(small.drawn(config), tokens)
 
@@ -72,7 +72,7 @@ def test_no_copy_of_all_layers_is_held_until_the_backward_pass(monkeypatch):
     matrices = sum(4 * d.size for d in declarations(model) if d.kind == "matrix")
 
     def held():
-        gradient = small.quickly(jax.grad(lambda m, t: small.cross_entropy(m, t, t)))
+        gradient = jax.jit(jax.grad(lambda m, t: small.cross_entropy(m, t, t)))
         compiled = gradient.lower(model, tokens).compile()
         return compiled.memory_analysis().temp_size_in_bytes
 

@@ -38,7 +38,7 @@ def true_logits(model, x):
 @pytest.mark.parametrize("tied", [False, True])
 def test_values_against_scipy(chunk, tied):
     model, x, labels, weights = drawn(small.config(embed_dim=8, tie_embeddings=tied))
-    run = small.quickly(functools.partial(loss.summed_loss, chunk=chunk))
+    run = jax.jit(functools.partial(loss.summed_loss, chunk=chunk))
     total, nats = run(model, x, labels, weights, jnp.float32(0.3))
     logits = true_logits(model, x)
     picked = np.take_along_axis(log_softmax(logits, -1), np.asarray(labels)[..., None], -1)
@@ -56,7 +56,7 @@ def plain(model, x, labels, weights, z_loss):
 
 
 def differentiated(function, *arguments):
-    return small.quickly(jax.grad(function, argnums=(0, 1)))(*arguments)
+    return jax.jit(jax.grad(function, argnums=(0, 1)))(*arguments)
 
 
 @pytest.mark.parametrize("chunk", [None, 5, 7])
@@ -85,13 +85,13 @@ def test_on_a_mesh_it_is_the_same(sizes):
 
         return jax.value_and_grad(total, argnums=(0, 1))(model, x)
 
-    value, expected = small.quickly(run)(model, x, labels, weights)
+    value, expected = jax.jit(run)(model, x, labels, weights)
     with jax.set_mesh(small.mesh(sizes)):
         like = jax.eval_shape(lambda: Transformer(SHAPE, jax.random.key(0)))
         placed = jax.tree.map(lambda a, b: jax.device_put(a, b.sharding.spec), model, like)
         reshard = model.compute.reshard
         arrays = reshard(x, RESIDUAL), reshard(labels, TOKENS), reshard(weights, TOKENS)
-        found_value, found = small.quickly(run)(placed, *arrays)
+        found_value, found = jax.jit(run)(placed, *arrays)
         np.testing.assert_allclose(found_value, value, rtol=1e-6)
         for own, whole in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
             np.testing.assert_allclose(np.asarray(own), whole, rtol=2e-6, atol=1e-5)
@@ -133,7 +133,7 @@ def test_a_loss_of_ones_own_for_each_token(sizes):
         return (weights * each).sum()
 
     batch = Batch(labels, labels, weights > 0)
-    expected = small.quickly(jax.value_and_grad(plain_smooth))(model, batch)
+    expected = jax.jit(jax.value_and_grad(plain_smooth))(model, batch)
 
     def own(model, batch, weights):
         return smooth(model, batch, weights, jnp.float32(0.3), None, 5)[0]
@@ -144,7 +144,7 @@ def test_a_loss_of_ones_own_for_each_token(sizes):
         batch, weights_there = jax.tree.map(
             lambda a: model.compute.reshard(a, TOKENS), (batch, weights)
         )
-        found = small.quickly(jax.value_and_grad(own))(there, batch, weights_there)
+        found = jax.jit(jax.value_and_grad(own))(there, batch, weights_there)
         for a, b in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
             np.testing.assert_allclose(np.asarray(a), b, rtol=1e-5, atol=1e-5)
 

@@ -11,7 +11,7 @@ import pytest
 
 from model.attention import Multihead
 from tests.train import tiny
-from tests.train.updates import network, numbers, optimizer_of, quick, taking
+from tests.train.updates import network, numbers, optimizer_of, taking
 
 # Rows and columns of each matrix of a parameter; the letters before the arrow number matrices.
 MATRICES = {
@@ -44,7 +44,7 @@ def muon_steps(value_map, on_mesh):
 def _muon_steps(fields, axes):
     found, (arrays, *gradients) = network(fields, **axes)
     optimizer = optimizer_of("muon", found)
-    start, state = arrays, quick(optimizer.init)(arrays)
+    start, state = arrays, jax.jit(optimizer.init)(arrays)
     update = taking(optimizer)
     for step, gradient in enumerate(gradients):
         arrays, state = update(gradient, state, arrays, numbers(**MUON), jnp.int32(step))

@@ -17,7 +17,6 @@ from tests.train.updates import (
     network,
     numbers,
     optimizer_of,
-    quick,
     take,
     taking,
 )
@@ -119,7 +118,7 @@ def test_the_schedule_scales_the_rate_of_every_step():
 def after_steps(name, declared, arrays, gradients):
     """Returns parameters after an update with each of the gradients."""
     optimizer = optimizer_of(name, declared)
-    state, update = quick(optimizer.init)(arrays), taking(optimizer)
+    state, update = jax.jit(optimizer.init)(arrays), taking(optimizer)
     for step, gradient in enumerate(gradients):
         arrays, state = update(gradient, state, arrays, numbers(), jnp.int32(step))
     return {name: np.asarray(value) for name, value in arrays.items()}
@@ -275,7 +274,7 @@ def test_two_rates_at_once_equal_two_runs(name):
         given = numbers()._replace(learning_rate=rate, muon_learning_rate=rate)
         return take(optimizer, gradients, state, arrays, given, jnp.int32(1))
 
-    together, single = quick(jax.vmap(one))(rates), quick(one)
+    together, single = jax.jit(jax.vmap(one))(rates), jax.jit(one)
     for i, rate in enumerate(rates):
         for found, expected in zip(
             jax.tree.leaves(together), jax.tree.leaves(single(rate)), strict=True

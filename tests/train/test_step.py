@@ -16,12 +16,6 @@ from train.batches import Batch
 from train.numbers import Numbers
 from train.step import gradient
 
-
-def quick(function, **kwargs):
-    """Compiles without optimising."""
-    return jax.jit(function, compiler_options=tiny.QUICK, **kwargs)
-
-
 SHAPE = small.config(embed_dim=8, num_heads=2, num_kv_heads=2, head_dim=4, mlp="none", num_layers=1)
 ROWS = 8
 
@@ -34,7 +28,7 @@ def batch(counted=None, rows=ROWS, seed=1):
 
 @functools.cache
 def compiled(accumulate):
-    return quick(lambda model, batch, z, key: gradient(model, batch, z, key, accumulate))
+    return jax.jit(lambda model, batch, z, key: gradient(model, batch, z, key, accumulate))
 
 
 def gradients(model, batch, accumulate=1, z=0.0, seed=0):
@@ -231,7 +225,7 @@ def test_two_runs_at_once_equal_two_runs():
         return stepper.step(start, batches, jnp.int32(5), own)[1]["loss"]
 
     with jax.set_mesh(stepper.mesh):
-        together = quick(jax.vmap(run))(rates)
+        together = jax.jit(jax.vmap(run))(rates)
     for rate, losses in zip(rates, together, strict=True):
         own = given._replace(learning_rate=rate)
         expected = stepper.call(start, 5, own)[1]["loss"]

@@ -20,9 +20,6 @@ from train.batches import Batch, make_batch
 from train.numbers import Numbers
 from train.step import TrainState, init_state, make_optimizer, make_step
 
-# What is compiled here is small; optimising it takes longer than running it.
-QUICK = {"xla_backend_optimization_level": 0}
-
 FIELDS: dict[str, Any] = {
     "steps": 20,
     "batch_size": 16,
@@ -80,9 +77,7 @@ class Stepper:
         shape = model_config(self.config)
         optimizer = make_optimizer(self.config, shape)
         rules = ShardingRules.of(self.config.mesh)
-        fresh = jax.jit(
-            lambda key: init_state(shape, optimizer, key, rules), compiler_options=QUICK
-        )
+        fresh = jax.jit(lambda key: init_state(shape, optimizer, key, rules))
         with jax.set_mesh(self.mesh):
             return fresh(jax.random.key(self.config.seed))
 
@@ -107,7 +102,7 @@ class Stepper:
             state = jax.tree.map(jnp.copy, state)
             arguments = (state, batches, jnp.int32(count), numbers or Numbers.of(self.config))
             if self._compiled is None:
-                self._compiled = self.step.lower(*arguments).compile(QUICK)
+                self._compiled = self.step.lower(*arguments).compile()
             state, values = self._compiled(*arguments)
         return state, {name: np.asarray(value)[:count] for name, value in values.items()}
 

@@ -23,11 +23,6 @@ KINDS = {
 SHAPES = {"weight": (6, 4), "table": (5, 3), "out": (5, 3), "gain": (4,), "b": (4,)}
 
 
-def quick(function):
-    """Compiles without optimising."""
-    return jax.jit(function, compiler_options=tiny.QUICK)
-
-
 def optimizer_of(name, declared, **optim):
     """Returns an optimizer with a constant rate, unless ``optim`` says otherwise."""
     fields = dict(name=name, schedule="constant") | optim
@@ -37,7 +32,7 @@ def optimizer_of(name, declared, **optim):
 
 def taking(optimizer):
     """Returns the compiled update: (gradients, state, arrays, numbers, step) to (arrays, state)."""
-    return quick(lambda *arguments: take(optimizer, *arguments))
+    return jax.jit(lambda *arguments: take(optimizer, *arguments))
 
 
 def take(optimizer, gradients, state, arrays, numbers, step):

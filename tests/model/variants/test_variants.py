@@ -108,7 +108,7 @@ def test_a_layer_equals_the_reference(name):
     x = np.random.default_rng(5).standard_normal((1, 7, 16)).astype(np.float32)
     positions = np.arange(7, dtype=np.int32)[None]
 
-    @small.quickly
+    @jax.jit
     def update(layer, x, positions):
         mask = masks.causal(x.shape[1], None, COMPUTE)
         return layer.write(x, layer.attend(layer.project(x, positions), mask))
@@ -146,7 +146,7 @@ def test_cached_decoding_equals_the_forward_pass(name):
     shape = config(name, scan_layers=False)
     model, tokens = small.drawn(shape), small.tokens(shape)
     expected = small.true_logits(model, tokens)
-    decode = small.quickly(lambda model, *given: model.decode(*given))
+    decode = jax.jit(lambda model, *given: model.decode(*given))
     decoder, cache = ready(model), model.empty_cache(2, 8)
     index = np.array([[0, 1, 2, 3, 4, 5, 6], [0, 1, -1, 2, 3, 4, 5]], np.int32)
     there = np.take_along_axis(tokens, np.maximum(index, 0), 1)
@@ -165,7 +165,7 @@ def test_on_a_mesh_values_and_gradients_are_those_of_one_device(name):
     shape = config(name, num_layers=1, mlp="none")
     tokens = small.tokens(shape, batch=4, length=6)
 
-    @small.quickly
+    @jax.jit
     def run(key, tokens):
         model = Transformer(shape, key)
         return jax.value_and_grad(small.cross_entropy)(model, tokens, tokens)
@@ -187,7 +187,7 @@ def test_blockwise_learns_alike(monkeypatch, name):
     shape = config(name, window=(5,), attention_backend="blockwise")
     model, tokens = small.drawn(shape), small.tokens(shape)
     other = small.replaced(model, dataclasses.replace(shape, attention_backend="dense"))
-    gradient = small.quickly(jax.grad(small.cross_entropy))
+    gradient = jax.jit(jax.grad(small.cross_entropy))
     found, expected = (gradient(m, tokens, tokens) for m in (model, other))
     for own, whole in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(own, whole, rtol=0, atol=2e-5)

@@ -105,7 +105,7 @@ def main() -> None:
         processes = running.start(
             [arguments(whole, given.processes, given.steps)] * given.processes
         )
-        running.wait_until(lambda: len(losses(whole)) >= len(found), 600)
+        running.wait_until(lambda: len(losses(whole)) >= len(found), 600 + 2 * len(found))
         processes[-1].send_signal(signal.SIGTERM)
         running.ended(processes, GRACE)
         expected = losses(whole)
