@@ -1,8 +1,9 @@
 """Runs a module that compiles for TPUs which are not here."""
 
-import os
 import subprocess
 import sys
+
+from tests.train.processes import running
 
 # No chip is asked for; the names let the compiler begin.
 DESCRIBED = dict(
@@ -18,7 +19,7 @@ def run(module: str) -> str:
     """Returns the last line that a module prints."""
     ended = subprocess.run(
         [sys.executable, "-m", module],
-        env={**os.environ, **DESCRIBED},
+        env={**running.environment(), **DESCRIBED},
         capture_output=True,
         text=True,
         check=False,

@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from configs import gpt3
+from tests.train.processes import running
 
 
 def planned(tmp_path, *arguments):
@@ -14,6 +15,7 @@ def planned(tmp_path, *arguments):
     path = tmp_path / "plan.json"
     done = subprocess.run(
         [sys.executable, "-m", "launch.plan", f"--json={path}", *arguments],
+        env=running.environment(),
         capture_output=True,
         text=True,
         check=False,
