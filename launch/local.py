@@ -11,6 +11,7 @@ if __name__ == "__main__":
     keyboard.end_at_once()  # the imports below take seconds
 
 import ctypes
+import functools
 import os
 import re
 import signal
@@ -58,14 +59,16 @@ def start(index: int, count: int, port: int, arguments: list[str]) -> subprocess
         text=True,
         errors="replace",
         start_new_session=True,  # Ctrl-C comes here alone
-        preexec_fn=_end_with_parent,
+        preexec_fn=functools.partial(_end_with_parent, os.getpid()),
     )
 
 
-def _end_with_parent() -> None:
+def _end_with_parent(parent: int) -> None:
     """Has Linux send SIGTERM to this process when the one that started it is killed."""
     if _LIBC is not None:
         _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:  # killed before Linux was asked
+            os._exit(128 + signal.SIGTERM)
 
 
 def free_port() -> int:
