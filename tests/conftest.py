@@ -7,6 +7,7 @@
 ``MANYHEADS_EXTRAS=required`` a test whose extra is missing fails rather than skips.
 """
 
+import gc
 import importlib.util
 import os
 from pathlib import Path
@@ -36,6 +37,9 @@ os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 for library in ("OMP", "OPENBLAS", "MKL"):
     os.environ.setdefault(f"{library}_NUM_THREADS", "1")
 
+# Tracing makes objects that live; to look for dead ones as often as Python does takes a tenth.
+gc.set_threshold(50_000, 20, 50)
+
 if os.environ.get("MANYHEADS_TEST_CACHE", "1") != "0":
     cache = Path(__file__).parent.parent / ".cache" / "jax"
     os.environ["JAX_COMPILATION_CACHE_DIR"] = str(cache)
@@ -44,8 +48,10 @@ if os.environ.get("MANYHEADS_TEST_CACHE", "1") != "0":
 if os.environ.get("MANYHEADS_TYPECHECK", "1") != "0":
     from jaxtyping import install_import_hook
 
+    import tests.annotations  # noqa: F401, so that its name below is known
+
     install_import_hook(
-        ["text.repeats", "text.rows", "model", "lens", "train"], "beartype.beartype"
+        ["text.repeats", "text.rows", "model", "lens", "train"], "tests.annotations.checked"
     )
 
 

@@ -1,6 +1,7 @@
 """Several processes started by one command, and what becomes of their signals and statuses."""
 
 import functools
+import io
 import os
 import re
 import signal
@@ -41,6 +42,20 @@ def test_ctrl_c_stops_all_processes_and_saves(tmp_path):
     assert re.search(r"stopped by a signal and saved at step \d+; run again", ended.out)
     assert "peer ranks" not in ended.out
     assert not ended.err
+
+
+def test_what_gloo_says_is_not_shown_whole_or_in_pieces():
+    said = (
+        "[Gloo] Rank 0 is connected to 3 peer ranks. Expected number of connected peer ranks is : "
+        "3\n"
+        "[Gloo] Rank [Gloo] Rank 01 is connected to  is connected to 3\n"
+        " 3 peer ranks. Expected number of connected peer ranks is : 3\n"
+        "3\n"
+        "step 3/100  loss 4.2\n"
+    )
+    shown = io.StringIO()
+    local._show(1, io.StringIO(said), shown)
+    assert shown.getvalue() == "process 1: step 3/100  loss 4.2\n"
 
 
 def children(run):

@@ -112,29 +112,34 @@ def test_gradients_do_not_depend_on_the_mesh(name, mesh):
         np.testing.assert_allclose(gradients[path], gradient, rtol=0, atol=1e-5, err_msg=path)
 
 
+EXACT = small.changed(CONFIGS["plain"], embed_dim=32, max_length=256)
+NARROW = small.changed(EXACT, dtype="bfloat16")
+
+
+def gradients_of(shape, sizes):
+    tokens = np.full((8, 256), 3, np.int32)
+    with jax.set_mesh(small.mesh(sizes)):
+        model = jax.tree.map(
+            lambda value, like: jax.device_put(value, like.sharding.spec),
+            small.drawn(shape),
+            small.abstract(shape),
+        )
+        there = split(tokens)
+        return reference.weights(jax.jit(jax.grad(small.cross_entropy))(model, there, there))
+
+
+@functools.cache
+def gradients_on_one_device(shape):
+    return gradients_of(shape, {})
+
+
 @pytest.mark.parametrize(
     "sizes", [dict(fsdp=8), dict(heads=4, fsdp=2), dict(heads=2, context=2)], ids=str
 )
 def test_gradients_in_bfloat16_are_as_near_to_the_truth_as_on_one_device(sizes):
     """One token takes all positions: what would be summed in bfloat16 would lose most of it."""
-    exact = small.changed(CONFIGS["plain"], embed_dim=32)
-    narrow = small.changed(exact, dtype="bfloat16")
-    tokens = np.full((8, 256), 3, np.int32)
-
-    def gradients(shape, sizes):
-        with jax.set_mesh(small.mesh(sizes)):
-            model = jax.tree.map(
-                lambda value, like: jax.device_put(value, like.sharding.spec),
-                small.drawn(shape),
-                small.abstract(shape),
-            )
-            there = split(tokens)
-            run = jax.jit(jax.grad(small.cross_entropy))
-            return reference.weights(run(model, there, there))
-
-    truth = gradients(small.changed(exact, max_length=256), {})
-    narrow = small.changed(narrow, max_length=256)
-    alone, found = (gradients(narrow, s) for s in ({}, sizes))
+    truth, alone = gradients_on_one_device(EXACT), gradients_on_one_device(NARROW)
+    found = gradients_of(NARROW, sizes)
     for path, whole in truth.items():
         norm = np.linalg.norm(whole)
         own, one = (np.linalg.norm(g[path] - whole) / norm for g in (found, alone))
