@@ -1,13 +1,11 @@
 """Several processes started by one command, and what becomes of their signals and statuses."""
 
-import functools
 import io
 import os
 import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -77,20 +75,12 @@ def test_none_is_left_when_it_is_stopped_before_all_have_come(tmp_path, number):
 @pytest.mark.skipif(sys.platform != "linux", reason="asks Linux")
 def test_a_process_whose_parent_was_killed_already_ends():
     none = 1 << 23  # above what Linux gives
-    command = [sys.executable, "-c", "import time; time.sleep(60)"]
-    for parent, ends in ((none, True), (os.getpid(), False)):
-        process = subprocess.Popen(
-            command, preexec_fn=functools.partial(local._end_with_parent, parent)
+    for parent, expected in ((none, (128 + signal.SIGTERM, "")), (os.getpid(), (0, "goes on\n"))):
+        code = f"from launch import local; local._end_with_parent({parent}); print('goes on')"
+        (ended,) = running.ended(
+            [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)], 30
         )
-        try:
-            if ends:
-                assert process.wait(10) == 128 + signal.SIGTERM
-            else:
-                time.sleep(0.5)
-                assert process.poll() is None
-        finally:
-            process.kill()
-            process.wait()
+        assert (ended.status, ended.out) == expected
 
 
 def test_a_mistake_is_one_sentence_of_each_process():
