@@ -21,6 +21,8 @@ STAMP = $(VENV)/.installed
 EXTRAS = .venv-extras
 EXTRAS_STAMP = $(EXTRAS)/.installed
 TORCH ?= torch
+# A file's tests stay with one worker, where they share what they compile; the last files are short.
+AT_ONCE = -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 NEWEST = .venv-newest
 NEWEST_STAMP = $(NEWEST)/.installed
 PIP = -m pip install --quiet --disable-pip-version-check
@@ -53,7 +55,7 @@ toy: $(STAMP)
 	$(BIN)/python -m model.tally --config=configs/toy.py
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow and not extras"
+	$(BIN)/python -m pytest $(AT_ONCE) -m "not slow and not extras"
 
 slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow
@@ -94,7 +96,7 @@ $(NEWEST_STAMP): setup.cfg pyproject.toml
 	@touch $@
 
 newest: $(NEWEST_STAMP)
-	$(NEWEST)/bin/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow and not extras"
+	$(NEWEST)/bin/python -m pytest $(AT_ONCE) -m "not slow and not extras"
 
 clean:
 	rm -rf .venv .venv-newest .venv-extras bench.json .cache .mypy_cache .ruff_cache .pytest_cache .import_linter_cache \

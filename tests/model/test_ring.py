@@ -135,7 +135,6 @@ def on_mesh(name, sizes, way, residual="replicated"):
     [
         ("plain", dict(context=4, heads=2), "all_to_all", "sharded"),
         ("windows, grouped, tied", dict(context=4, heads=2), "ring", "sharded"),
-        ("windows, grouped, tied", dict(context=2, fsdp=2, heads=2), "ring", "replicated"),
         ("full value map", dict(context=2, heads=4), "auto", "sharded"),
         ("no scan, remat", dict(context=8), "ring", "replicated"),
     ],

@@ -90,6 +90,7 @@ def test_several_forced_host_devices_run_what_accelerators_do():
     assert kinds == [CPU, Plain]
 
 
+@pytest.mark.parametrize("both_ways", ["float32"], indirect=True)
 def test_a_training_step(both_ways):
     dtypes = []
 
