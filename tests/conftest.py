@@ -8,18 +8,22 @@
 """
 
 import gc
+import importlib.metadata
 import importlib.util
 import os
 from pathlib import Path
 
 import pytest
 
-OPTIMIZE = os.environ.get("MANYHEADS_TEST_OPTIMIZE", "0") != "0"
+PLATFORM = os.environ.get("MANYHEADS_PLATFORM", "cpu")
+OPTIMIZE = PLATFORM != "cpu" or os.environ.get("MANYHEADS_TEST_OPTIMIZE", "0") != "0"
 # Compilation is most of what a test takes; these and JAX's own switch cut it to a third.
-HURRIED = ("--xla_cpu_use_fusion_emitters=false", "--xla_cpu_parallel_codegen_split_count=1")
+HURRIED = ["--xla_cpu_parallel_codegen_split_count=1"]
+if importlib.metadata.version("jaxlib").startswith("0.10."):  # later ones do not know it
+    HURRIED.append("--xla_cpu_use_fusion_emitters=false")
 
 # Before jax is imported: it reads these once. Subprocesses inherit them.
-os.environ["JAX_PLATFORMS"] = os.environ.get("MANYHEADS_PLATFORM", "cpu")
+os.environ["JAX_PLATFORMS"] = PLATFORM
 os.environ["XLA_FLAGS"] = " ".join(
     [
         *os.environ.get("XLA_FLAGS", "").split(),
@@ -37,7 +41,7 @@ os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 for library in ("OMP", "OPENBLAS", "MKL"):
     os.environ.setdefault(f"{library}_NUM_THREADS", "1")
 
-# Tracing makes objects that live; to look for dead ones as often as Python does takes a tenth.
+# Tracing makes objects that live; to look for dead ones as often as Python does takes longer.
 gc.set_threshold(50_000, 20, 50)
 
 if os.environ.get("MANYHEADS_TEST_CACHE", "1") != "0":
