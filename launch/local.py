@@ -32,7 +32,7 @@ from configs.errors import UserError
 ROOT = Path(__file__).parent.parent
 GRACE = 90.0  # seconds that the others have to end by themselves after one has failed
 # Gloo, of each group that it forms: in pieces, between which another thread's may come.
-_NOISE = re.compile(r"\[Gloo\] Rank|peer ranks|is connected to \d*$|^ *\d+$")
+_NOISE = re.compile(r"\[Gloo\] Rank|peer ranks|is connected to \d*$")
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 _QUIET = {"TF_CPP_MIN_LOG_LEVEL": "2", "PYTHONUNBUFFERED": "1"}

@@ -17,7 +17,7 @@ import pytest
 
 PLATFORM = os.environ.get("MANYHEADS_PLATFORM", "cpu")
 OPTIMIZE = PLATFORM != "cpu" or os.environ.get("MANYHEADS_TEST_OPTIMIZE", "0") != "0"
-# Compilation is most of what a test takes; these and JAX's own switch cut it to a third.
+# Compilation is about half of what tests take; these and JAX's own switch cut it to a third.
 HURRIED = ["--xla_cpu_parallel_codegen_split_count=1"]
 if importlib.metadata.version("jaxlib").startswith("0.10."):  # later ones do not know it
     HURRIED.append("--xla_cpu_use_fusion_emitters=false")
