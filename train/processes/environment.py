@@ -78,19 +78,23 @@ def _slurm(variables: Mapping[str, str], port: int) -> Place | None:
     if any(name not in variables for name in _SLURM):
         return None
     # In a batch script, outside of srun, the step has one task and the job may have more.
-    count = int(variables.get("SLURM_STEP_NUM_TASKS") or variables["SLURM_NTASKS"])
+    tasks = "SLURM_STEP_NUM_TASKS" if variables.get("SLURM_STEP_NUM_TASKS") else "SLURM_NTASKS"
+    count = _number(tasks, variables[tasks])
     if count == 1:
         return None
-    first = re.match(r"([^,\[]+)(?:\[([0-9]+))?", variables["SLURM_STEP_NODELIST"])
-    assert first is not None
+    nodes = variables["SLURM_STEP_NODELIST"]
+    first = re.match(r"([^,\[]+)(?:\[([0-9]+))?", nodes)
+    if first is None:
+        raise UserError(f"SLURM_STEP_NODELIST={nodes} names no host; start the run by srun.")
     host = first[1] + (first[2] or "")
     a_node = variables.get("SLURM_STEP_TASKS_PER_NODE", variables.get("SLURM_NTASKS_PER_NODE", "1"))
     alone = re.fullmatch(r"1(\(x[0-9]+\))?", a_node)  # then all GPUs of the node are its own
     # SLURM may also show each task its own GPU alone.
     shown = [variables.get(name, "") for name in ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")]
     one = any(ids and "," not in ids for ids in shown)
-    devices = None if alone or one else [int(variables["SLURM_LOCALID"])]
-    return Place(f"{host}:{port}", count, int(variables["SLURM_PROCID"]), devices, "SLURM")
+    devices = None if alone or one else [_number("SLURM_LOCALID", variables["SLURM_LOCALID"])]
+    index = _number("SLURM_PROCID", variables["SLURM_PROCID"])
+    return Place(f"{host}:{port}", count, index, devices, "SLURM")
 
 
 def _tpu(variables: Mapping[str, str], port: int) -> Place | None:

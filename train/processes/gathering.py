@@ -24,7 +24,9 @@ _HELLO = b"manyheads\n"
 Say = Callable[[str], None]
 
 
-def gather(here: Place, timeout: float, patience: float = PATIENCE, say: Say = print) -> None:
+def gather(
+    here: Place, timeout: float, patience: float = PATIENCE, say: Say = print
+) -> dict[str, socket.socket]:
     """Returns when all processes of the run have come to the coordinator's port.
 
     Args:
@@ -33,14 +35,17 @@ def gather(here: Place, timeout: float, patience: float = PATIENCE, say: Say = p
       patience: seconds in which the port may become free.
       say: shows a line.
 
+    Returns:
+      The connections, of process 0 to each of the others, of these to process 0, by how a sentence
+      calls who is at the other end. They leave the port free.
+
     Raises:
       UserError: not all came in time, one has ended, or another program has the port.
     """
     if here.index == 0:
         with _listening(here, patience) as server:
-            _Guests(here, server).receive(timeout, say)
-    else:
-        _come(here, timeout, patience, say)
+            return _Guests(here, server).receive(timeout, say)
+    return {f"process 0 (the coordinator, {here.coordinator})": _come(here, timeout, patience, say)}
 
 
 def _listening(here: Place, patience: float) -> socket.socket:
@@ -69,11 +74,10 @@ class _Guests:
         self.came: dict[int, tuple[socket.socket, str]] = {}  # their connection and host
         self.heard: dict[socket.socket, bytes] = {}  # what each connection has said so far
 
-    def receive(self, timeout: float, say: Say) -> None:
-        """Returns when all have come and have been told so."""
+    def receive(self, timeout: float, say: Say) -> dict[str, socket.socket]:
+        """Returns the connections when all have come and have been told so."""
         until, lines = time.monotonic() + timeout, _Lines(say)
-        with contextlib.ExitStack() as stack:
-            selector = stack.enter_context(selectors.DefaultSelector())
+        with contextlib.ExitStack() as stack, selectors.DefaultSelector() as selector:
             selector.register(self.server, selectors.EVENT_READ)
             try:
                 while len(self.came) < self.here.count - 1:
@@ -98,6 +102,12 @@ class _Guests:
                 self._tell(dict(error=said))
                 raise
             self._tell(dict(error=""))
+            known = [guest for guest, _ in self.came.values()]
+            stack.pop_all()
+            for key in selector.get_map().values():
+                if key.fileobj not in known:
+                    cast(socket.socket, key.fileobj).close()  # the server, and strangers
+        return {f"process {i} on {host}": guest for i, (guest, host) in self.came.items()}
 
     def _listen(self, guest: socket.socket) -> bool:
         """Reads what a connection says; returns whether it goes on.
@@ -136,15 +146,15 @@ class _Guests:
             refusal = f"process {index} of {self.here.count} has come already{has}"
         if refusal:
             with contextlib.suppress(OSError):
-                guest.sendall(_answer(dict(error=f"{refusal}; number them, or name another port.")))
+                guest.sendall(answer(dict(error=f"{refusal}; number them, or name another port.")))
             return False
         self.came[index] = guest, host
         return True
 
-    def _tell(self, answer: dict[str, str]) -> None:
+    def _tell(self, message: dict[str, str]) -> None:
         for guest, _ in self.came.values():
             with contextlib.suppress(OSError):
-                guest.sendall(_answer(answer))
+                guest.sendall(answer(message))
 
     def _missing(self) -> str:
         missing = [str(i) for i in range(1, self.here.count) if i not in self.came]
@@ -152,7 +162,7 @@ class _Guests:
         return f"process{'es' if len(missing) > 1 else ''} {', '.join(missing[:8])}{more}"
 
 
-def _come(here: Place, timeout: float, patience: float, say: Say) -> None:
+def _come(here: Place, timeout: float, patience: float, say: Say) -> socket.socket:
     host, _, port = here.coordinator.rpartition(":")
     address, lines = (host.strip("[]"), int(port)), _Lines(say)
     until = time.monotonic() + timeout
@@ -160,10 +170,13 @@ def _come(here: Place, timeout: float, patience: float, say: Say) -> None:
     who = dict(index=here.index, host=socket.gethostname(), run=_run(here))
     while True:
         try:
-            with socket.create_connection(address, timeout=10) as process_0:
+            with contextlib.ExitStack() as stack:
+                process_0 = stack.enter_context(socket.create_connection(address, timeout=10))
                 if _hello(process_0):
-                    process_0.sendall(_answer(who))
-                    return _wait(process_0, here, until, lines)
+                    process_0.sendall(answer(who))
+                    _wait(process_0, here, until, lines)
+                    stack.pop_all()
+                    return process_0
             reason = "another program, or another run, answers there"
             strange_until = strange_until or time.monotonic() + patience
         except OSError as error:
@@ -197,7 +210,7 @@ def _wait(process_0: socket.socket, here: Place, until: float, lines: "_Lines") 
     process_0.settimeout(1)
     while not said.endswith(b"\n"):
         try:
-            part = process_0.recv(4096)
+            part = process_0.recv(1)  # what comes after this line is for the handover
         except TimeoutError:
             lines.say(f"process {here.index} waits at {here.coordinator} for others to come")
             if time.monotonic() < until + EVERY:
@@ -235,5 +248,6 @@ def _run(here: Place) -> str:
     return "/".join([here.found, str(here.count), *(job if here.found == "SLURM" else ())])
 
 
-def _answer(message: dict) -> bytes:
+def answer(message: dict) -> bytes:
+    """Returns a message as the processes send it to each other."""
     return json.dumps(message).encode() + b"\n"

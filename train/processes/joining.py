@@ -1,15 +1,17 @@
 """How a command becomes one process of a run, once and before it touches a device."""
 
-from concurrent.futures import Future, ThreadPoolExecutor
-from concurrent.futures import TimeoutError as NotYet
+import threading
 
 import jax
 from absl import flags
 
 from configs.errors import UserError, first_line
+from train.processes.abort import end, on_abort
 from train.processes.environment import PORT, Place, place
 from train.processes.gathering import gather
 from train.processes.group import Processes, Several
+from train.processes.handover import Handover
+from train.processes.watch import LOST
 
 # A cold pod takes many minutes until its last host has installed and started.
 TIMEOUT = 1800.0
@@ -48,12 +50,10 @@ def join(timeout: float = TIMEOUT, saves: bool = False) -> Processes:
     here = place(given.coordinator, given.num_processes, given.process_id, port)
     if here is None:
         return Processes()
-    gather(here, timeout, say=_say)
-    jax.config.update("jax_enable_preemption_service", saves)
-    # In a thread: Ctrl-C is heard only while Python waits.
-    with ThreadPoolExecutor(1) as thread:
-        _wait(thread.submit(_initialize, here), here)
-    return Several(here)
+    with Handover(gather(here, timeout, say=_say)) as handover:
+        jax.config.update("jax_enable_preemption_service", saves)
+        _initialize(here, handover)
+        return Several(here)
 
 
 def _say(line: str) -> None:
@@ -74,25 +74,35 @@ def check_alone(command: str) -> None:
         )
 
 
-def _initialize(here: Place) -> None:
-    jax.distributed.initialize(
-        here.coordinator,
-        here.count,
-        here.index,
-        here.local_devices,
-        cluster_detection_method="deactivate",  # it has been detected
-        initialization_timeout=_JOINING,
+def _initialize(here: Place, handover: Handover) -> None:
+    """Lets JAX join the processes; ends this one where another has ended meanwhile."""
+    failed = (
+        f"process {here.index} of {here.count} could not join at {here.coordinator} ({{}}); start "
+        "all processes again."
     )
+    on_abort(lambda: (failed.format("JAX's own message is above"), LOST))
+    done: list[Exception | None] = []
 
-
-def _wait(joined: Future[None], here: Place) -> None:
-    while True:
+    def initialize() -> None:
         try:
-            return joined.result(timeout=1)
-        except NotYet:
-            continue
+            jax.distributed.initialize(
+                here.coordinator,
+                here.count,
+                here.index,
+                here.local_devices,
+                cluster_detection_method="deactivate",  # it has been detected
+                initialization_timeout=_JOINING,
+            )
+            done.append(None)
         except Exception as error:  # jaxlib's, whatever the network causes
-            raise UserError(
-                f"process {here.index} of {here.count} could not join at {here.coordinator} "
-                f"({first_line(error)}); start all processes again."
-            ) from error
+            done.append(error)
+
+    # In a thread: Ctrl-C is heard, and others are looked after, only while Python waits.
+    thread = threading.Thread(target=initialize, name="joining", daemon=True)
+    thread.start()
+    while not done:
+        thread.join(timeout=0.5)
+        if not done and (sentence := handover.lost()) is not None:
+            end(sentence, LOST)
+    if done[0] is not None:
+        raise UserError(failed.format(first_line(done[0]))) from done[0]

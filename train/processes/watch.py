@@ -29,7 +29,7 @@ class Watch(threading.Thread):
         self.host = socket.gethostname()
         self._state, self._sentence, self._signs = RUNS, "", 0
         self._seen: dict[int, tuple[dict[str, Any], float]] = {}  # last sign, when it was new
-        self._reached = time.monotonic()  # when the coordinator last answered
+        self._began = self._reached = time.monotonic()  # when the coordinator last answered
         self._over = threading.Event()
         self._verdict: tuple[str, int] | None = None
         self._lock = threading.Lock()
@@ -99,11 +99,12 @@ class Watch(threading.Thread):
         now = time.monotonic()
         if now - self._reached > SILENCE:
             return self._lost(0)
-        others = {i: seen for i, seen in self._seen.items() if i != self._index}
-        for index, (sign, _) in sorted(others.items()):
+        none = dict(state=RUNS), self._began  # who has never given a sign
+        others = {i: self._seen.get(i, none) for i in range(self._count) if i != self._index}
+        for index, (sign, _) in others.items():
             if sign["state"] == FAILED:
                 return f"{self.called(index)} ended the run: {sign['sentence']}", 2
-        for index, (sign, when) in sorted(others.items()):
+        for index, (sign, when) in others.items():
             if sign["state"] in (RUNS, STUMBLED) and now - when > SILENCE:
                 return self._lost(index)
         return None

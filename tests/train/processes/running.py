@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from launch.local import free_port
@@ -49,9 +50,12 @@ def environment() -> dict[str, str]:
 
 
 def start(
-    arguments: list[list[str]], module: str = "train", port: int = 0, cwd: Path = ROOT
+    arguments: Sequence[list[str] | None],
+    module: str = "train",
+    port: int = 0,
+    cwd: Path = ROOT,
 ) -> list[subprocess.Popen]:
-    """Starts a process for each list of arguments, as one run."""
+    """Starts a process for each list of arguments, as one run; None for one that is not started."""
     port, count = port or free_port(), len(arguments)
     return [
         subprocess.Popen(
@@ -68,6 +72,7 @@ def start(
             text=True,
         )
         for index, words in enumerate(arguments)
+        if words is not None
     ]
 
 

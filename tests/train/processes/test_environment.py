@@ -136,6 +136,11 @@ def test_several_slices_are_numbered_through(monkeypatch):
         ({"TPU_WORKER_HOSTNAMES": "t0,t1", "TPU_WORKER_ID": "2"}, "worker 2 of 2 in slice 0 of 1"),
         ({"TPU_WORKER_HOSTNAMES": "t0,t1", "TPU_WORKER_ID": "one"}, "TPU_WORKER_ID=one is no"),
         ({"MEGASCALE_NUM_SLICES": "two"}, "MEGASCALE_NUM_SLICES=two is no number"),
+        (SRUN | {"SLURM_NTASKS": "x"}, "SLURM_NTASKS=x is no number"),
+        (SRUN | {"SLURM_STEP_NUM_TASKS": "-1"}, "SLURM_STEP_NUM_TASKS=-1 is no number"),
+        (SRUN | {"SLURM_PROCID": ""}, "SLURM_PROCID= is no number"),
+        (SRUN | {"SLURM_LOCALID": "x", "SLURM_STEP_TASKS_PER_NODE": "4"}, "SLURM_LOCALID=x is"),
+        (SRUN | {"SLURM_STEP_NODELIST": ""}, "SLURM_STEP_NODELIST= names no host"),
     ],
 )
 def test_variables_that_cannot_be_are_named(monkeypatch, variables, sentence):

@@ -26,7 +26,15 @@ def port():
 def start(pool, port, index, count=3, timeout=20.0, patience=0.5, said=None, found="the flags"):
     place = Place(f"localhost:{port}", count, index, None, found)
     say = (lambda line: None) if said is None else said.append
-    return pool.submit(gather, place, timeout, patience, say)
+
+    def come():
+        connections = gather(place, timeout, patience, say)
+        if index == 0:
+            socket.create_server(("", port)).close()  # it is free, whoever is still connected
+        for connection in connections.values():
+            connection.close()
+
+    return pool.submit(come)
 
 
 def mistake(future):
@@ -45,7 +53,6 @@ def test_all_go_on_when_all_have_come(port, monkeypatch):
         assert "process 0 waits for process 1 at" in said[-1]
         for future in [*first, start(pool, port, 1)]:
             future.result(timeout=20)
-    socket.create_server(("localhost", port)).close()  # it is free again
 
 
 def test_who_does_not_come_is_named(port):
