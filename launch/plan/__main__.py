@@ -12,6 +12,7 @@ if __name__ == "__main__":
 import dataclasses
 import functools
 import re
+import resource
 import sys
 import time
 from pathlib import Path
@@ -222,6 +223,12 @@ def _notes(f: Figures, topology: str) -> list[str]:
     return found
 
 
+def _peak_memory() -> int:
+    """Returns the bytes that this process has held at most."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
 def say(console: Console, line: str) -> None:
     """Prints a line as it is."""
     console.print(line, highlight=False, markup=False, soft_wrap=True)
@@ -264,9 +271,11 @@ def main() -> None:
     console.print(render(found, chip, title, budget))
     for note in notes(found.mesh, model_config_of(config)) + _notes(found, flags.FLAGS.topology):
         say(console, note)
-    console.print(f"compiled in {time.monotonic() - began:.0f} s", highlight=False)
+    seconds, taken = time.monotonic() - began, _peak_memory()
+    say(console, f"compiled in {seconds:.0f} s and {decimal(taken)} of this host's memory")
     if flags.FLAGS.json:
-        about = dict(config=source, topology=flags.FLAGS.topology)
+        compiler = dict(seconds=seconds, memory=taken)
+        about = dict(config=source, topology=flags.FLAGS.topology, compiler=compiler)
         write_json(flags.FLAGS.json, about | dataclasses.asdict(found))
     if found.memory.available and found.memory.peak > found.memory.available:
         print(f"the peak is above what a {chip.name if chip else ''} has", file=sys.stderr)

@@ -1,10 +1,11 @@
 """Settings of mesh, remat and microbatches, the most promising compiled one after another."""
 
+import contextlib
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import jax
 from ml_collections import ConfigDict
@@ -112,7 +113,8 @@ def search(
       say: shows a line of progress.
 
     Raises:
-      UserError: several settings cannot be computed, for one and the same reason.
+      UserError: several settings cannot be computed, for one and the same reason; or the file
+        cannot be read and written.
     """
     run = f"{resolved.digest(config)} on {topology}, jax {jax.__version__}"
     known = _read(path, run)
@@ -176,10 +178,11 @@ def _words(one: Tried) -> str:
 
 
 def _read(path: Path, run: str) -> dict[Setting, Tried]:
-    if not path.exists():
-        return {}
+    with _opened(path, "a+") as file:
+        file.seek(0)
+        lines = file.read().splitlines()
     found = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in lines:
         try:
             row = json.loads(line)
             mesh = tuple(row["setting"].pop("mesh"))
@@ -194,9 +197,17 @@ def _read(path: Path, run: str) -> dict[Setting, Tried]:
 
 def _write(path: Path, run: str, one: Tried) -> None:
     row = dict(run=run, **dataclasses.asdict(one))
+    with _opened(path, "a") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+@contextlib.contextmanager
+def _opened(path: Path, mode: str) -> Iterator[IO[str]]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        with open(path, mode, encoding="utf-8", errors="replace") as file:
+            yield file
     except OSError as error:
-        raise UserError(f"{path} cannot be written ({error.strerror}); name another.") from error
+        raise UserError(
+            f"{path} cannot be read and written ({error.strerror}); name another file by --results."
+        ) from error

@@ -10,7 +10,7 @@ from jax.experimental import topologies
 
 from configs.chips import CHIPS, Chip
 from configs.errors import UserError, first_line, nearest
-from model.axes import split_host
+from model.axes import MOST_HOST_DEVICES, split_host
 
 # The compiler begins with these where there is no chip; none is asked for.
 _WITHOUT_CHIP = dict(
@@ -39,8 +39,9 @@ def devices(text: str) -> tuple[Sequence[jax.Device], Chip | None]:
     name, _, layout = one.partition(":")
     chips = {chip.name: chip for chip in CHIPS}
     if name not in (*chips, "cpu") or not re.fullmatch(r"[1-9]\d{0,4}(x[1-9]\d{0,4}){0,2}", layout):
+        meant = "" if name in (*chips, "cpu") else nearest(name, (*chips, "cpu"))
         raise UserError(
-            f"--topology={text} is no topology{nearest(name, (*chips, 'cpu'))}; write one of "
+            f"--topology={text} is no topology{meant}; write one of "
             f"{', '.join(chips)} or cpu with its chips, such as v5p:4x4x8, 2*v5e:16x16 or h100:8."
         )
     jax.config.update("jax_platforms", "cpu")
@@ -50,7 +51,13 @@ def devices(text: str) -> tuple[Sequence[jax.Device], Chip | None]:
                 f"--topology={text} has slices, as only TPUs do; name all devices as one, such as "
                 f"{name}:8."
             )
-        split_host(math.prod(int(n) for n in layout.split("x")))
+        count = math.prod(int(n) for n in layout.split("x"))
+        if count > MOST_HOST_DEVICES:
+            raise UserError(
+                f"--topology={text} has {count:,} devices, and at most {MOST_HOST_DEVICES:,} can "
+                "be forced on one host; name fewer."
+            )
+        split_host(count)
         return jax.devices(), chips.get(name)
     for variable, value in _WITHOUT_CHIP.items():
         os.environ.setdefault(variable, value)

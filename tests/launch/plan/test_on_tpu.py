@@ -19,32 +19,34 @@ def planned(tmp_path, *arguments):
         capture_output=True,
         text=True,
         check=False,
+        timeout=360,  # more is of no use to who tries settings
     )
     return done, json.loads(path.read_text()) if path.exists() else None
 
 
 # Of 175b with all layers dense: what is set, what a chip may send and hold, how many operations of
-# products it may take for one of each parameter and token, and how many of the compiler's cycles.
+# products it may take, 6 for each parameter and token being 2.145e15, and how many of the
+# compiler's cycles.
 GIVEN = {
     "all recomputed": (
         "--topology=v5p:4x4x8 --config.batch_size=128 --config.optim.accumulate=1 "
         "--config.mesh.heads=8 --config.model.remat=offload",
-        dict(wire=560e9, peak=31e9, products=7.5, cycles=13.5e9),
+        dict(wire=560e9, peak=31e9, products=2.63e15, cycles=13.5e9),
     ),
     "no product recomputed": (
         "--topology=v5p:4x4x8 --config.batch_size=128 --config.optim.accumulate=1 "
         "--config.model.gradient_reduce_dtype=bfloat16",
-        dict(wire=440e9, peak=85e9, products=6.2, cycles=11.5e9),
+        dict(wire=440e9, peak=85e9, products=2.16e15, cycles=11.5e9),
     ),
     "fewest cycles": (
         "--topology=v5p:4x4x8 --config.batch_size=128 --config.optim.accumulate=1 "
         "--config.mesh.heads=2 --config.model.gradient_reduce_dtype=bfloat16",
-        dict(wire=600e9, peak=85e9, products=6.2, cycles=10.3e9),
+        dict(wire=600e9, peak=85e9, products=2.16e15, cycles=10.3e9),
     ),
     "on 256 small chips": (
         "--topology=v5e:16x16 --config.batch_size=256 --config.optim.accumulate=4 "
         "--config.mesh.heads=16 --config.model.remat=offload",
-        dict(wire=2e12, peak=15.75 * 2**30, products=7.5, cycles=28e9),
+        dict(wire=2e12, peak=15.75 * 2**30, products=2.63e15, cycles=28e9),
     ),
 }
 
@@ -59,9 +61,9 @@ def test_175b_sends_holds_and_computes_no_more_than_it_must(tmp_path, extra, nam
     assert done.returncode == 0, done.stderr[-2000:]
     assert sum(w["bytes"] for w in found["wire"]) < most["wire"]
     assert found["memory"]["peak"] < most["peak"]
-    of_all = 174.6e9 * found["tokens"] / found["devices"]
-    assert 5.9 < found["products"] / of_all < most["products"]
+    assert 2.1e15 < found["products"] < most["products"]
     assert found["cycles"] < most["cycles"]
+    assert found["compiler"]["memory"] < 4e9
     assert found["memory"]["parameters"] == pytest.approx(4 * 174.6e9 / found["devices"], rel=0.02)
 
 

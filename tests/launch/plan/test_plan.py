@@ -112,7 +112,8 @@ def test_state_is_counted_by_kind():
     ("topology", "changes", "sentence"),
     [
         ("v9:4", {}, "--topology=v9:4 is no topology .*mean 'v4'.*such as v5p:4x4x8"),
-        ("cpu:0", {}, "--topology=cpu:0 is no topology"),
+        ("cpu:0", {}, "--topology=cpu:0 is no topology; write one of"),
+        ("h100:64x64", {}, "--topology=h100:64x64 has 4,096 devices, and at most 2,048 can be"),
         ("cpu:8", {"mesh.heads": 3}, "config.mesh .* change a size"),
         ("cpu:8", {"length": 20, "mesh.residual": "sharded"}, "length = 20 .*mesh.residual"),
     ],
@@ -137,6 +138,7 @@ def test_the_command_prints_and_writes_its_figures(tmp_path):
     figures = json.loads((tmp_path / "plan.json").read_text())
     assert figures["mesh"] == dict(data=1, fsdp=2, heads=2, context=1)
     assert figures["memory"]["available"] == 80e9
+    assert 1e8 < figures["compiler"]["memory"] < 24e9
     for words in ("peak", "computing at 989 TFLOP/s", "wire in all", "days for"):
         assert words in done.stdout
     assert "a GPU sends less than this wire" in done.stdout

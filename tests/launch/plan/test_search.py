@@ -84,6 +84,12 @@ def test_what_no_setting_can_compute_ends_it_with_the_reason(tmp_path):
     assert said[0].endswith("is refused: this backend runs elsewhere.")
 
 
+def test_a_file_that_cannot_be_read_and_written_is_named_before_the_first_compile(tmp_path):
+    ranked = candidates(CONFIG, SHAPE, 8, H100)
+    with pytest.raises(UserError, match="cannot be read and written .*name another file by --resu"):
+        search(CONFIG, ranked, pytest.fail, 3, tmp_path, "h100:8", H100, print)
+
+
 def test_its_flags_say_every_field_whatever_the_config_sets():
     """Such as microbatches, of which a config may have more than the best setting."""
     flags = Setting((1, 8, 1, 1), "replicated", "block", 1).flags.split()
