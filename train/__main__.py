@@ -34,7 +34,7 @@ def main() -> None:
         raise UserError("--workdir is missing; name the run's folder, for example runs/toy.")
     config, workdir = command.config(), folder(flags.FLAGS.workdir, "--workdir")
     console = SteadyConsole()
-    with joining.join(saves=True) as processes:
+    with joining.join() as processes:
         outcome = train(config, workdir, console, processes)
         console.check()
     if outcome.signal is not None:

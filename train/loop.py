@@ -166,6 +166,7 @@ def _run(
             stopped = not evaluation
         for call, batch in batches:
             state, values = traced.take(call, step, state, batch, jnp.int32(len(call)), numbers)
+            stop.begun()
             if not in_turn:
                 record.write()  # the values of the call before, while this one computes
             record.pending = (call, values)

@@ -4,7 +4,6 @@ import atexit
 import json
 import os
 import sys
-import time
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any, TypeVar
@@ -14,6 +13,7 @@ from jax._src import distributed  # as multihost_utils and Orbax do: the store h
 
 from configs.errors import UserError, first_line
 from train.processes.abort import end
+from train.processes.beginning import Beginning
 from train.processes.environment import Place
 from train.processes.stopping import SharedStop, Stop
 from train.processes.watch import ENDED, FAILED, RUNS, STUMBLED, Watch
@@ -21,8 +21,6 @@ from train.processes.watch import ENDED, FAILED, RUNS, STUMBLED, Watch
 T = TypeVar("T")
 
 _LONG = 24 * 3600 * 1000  # milliseconds; who is gone ends the others, so none waits that long
-_LINGER = 10.0  # seconds that a failed process 0 stays for the others to read why
-_LEAVING = 1.0  # seconds that they may take to end after they have
 
 
 class Processes:
@@ -89,6 +87,8 @@ class Several(Processes):
         self._watch = Watch(self._client, self.index, self.count, place.coordinator)
         self._watch.say(RUNS)
         self._watch.start()
+        self._beginning = Beginning(self._watch, self.first)
+        self._beginning.start()
 
     def told(self, decide: Callable[[], T]) -> T:
         """Returns what process 0 decides; the others wait for it."""
@@ -137,7 +137,7 @@ class Several(Processes):
 
     def stop(self) -> Stop:
         """Returns what all processes ask at the same points, and which answers all the same."""
-        return SharedStop()
+        return SharedStop(self._beginning)
 
     def __exit__(
         self,
@@ -146,6 +146,7 @@ class Several(Processes):
         trace: TracebackType | None,
     ) -> None:
         """Waits for the others; after an error, tells them why and ends without them."""
+        self._beginning.close()
         if error is None:
             self._client.wait_at_barrier(self._key(), _LONG)
             self._watch.say(ENDED)
@@ -161,10 +162,7 @@ class Several(Processes):
         self._watch.stop()
         self._watch.say(FAILED, said)
         if self.first:  # with whom the coordinator goes, and what it has to tell
-            until = time.monotonic() + _LINGER
-            while time.monotonic() < until and not self._watch.others(FAILED, ENDED):
-                time.sleep(0.2)
-            time.sleep(_LEAVING)
+            self._watch.wait_for_others(FAILED, ENDED)
         atexit.register(_end_without_others, 2 if isinstance(error, UserError) else 1)
 
     def _key(self) -> str:

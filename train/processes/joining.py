@@ -34,12 +34,11 @@ def define_flags() -> None:
     )
 
 
-def join(timeout: float = TIMEOUT, saves: bool = False) -> Processes:
+def join(timeout: float = TIMEOUT) -> Processes:
     """Returns the processes of this run; where there are several, JAX has joined them.
 
     Args:
       timeout: seconds to wait for all of them.
-      saves: whether SIGTERM is to be answered by all together, after a save.
 
     Raises:
       UserError: the flags or the environment contradict each other, not all came in time, or
@@ -51,7 +50,7 @@ def join(timeout: float = TIMEOUT, saves: bool = False) -> Processes:
     if here is None:
         return Processes()
     with Handover(gather(here, timeout, say=_say)) as handover:
-        jax.config.update("jax_enable_preemption_service", saves)
+        jax.config.update("jax_enable_preemption_service", False)  # begun by SharedStop
         _initialize(here, handover)
         return Several(here)
 

@@ -2,9 +2,12 @@
 
 import signal
 
+import jax
+from jax._src import distributed  # the service can be begun later by no public name
 from jax.experimental import multihost_utils
 
 from configs.keyboard import Interrupt
+from train.processes.beginning import Beginning
 
 
 class Stop:
@@ -29,6 +32,9 @@ class Stop:
     def __exit__(self, *exception: object) -> None:
         self._interrupt.__exit__(*exception)
 
+    def begun(self) -> None:
+        """From here on there is something to save, when a signal comes."""
+
     def asked(self) -> bool:
         """Tells whether the run is to end here."""
         return self.signal is not None
@@ -37,11 +43,13 @@ class Stop:
 class SharedStop(Stop):
     """Of several processes: a signal to any of them stops all at the same point.
 
-    JAX' preemption service takes SIGTERM; all processes then agree on the next point that none of
-    them has passed. Ctrl-C is handed to it.
+    Once the run has begun, JAX' preemption service takes SIGTERM; all processes then agree on the
+    next point that none of them has passed. Ctrl-C is handed to it. Before, a signal ends all.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, beginning: Beginning) -> None:
+        """Args: what has the signals until the run has begun."""
+        self._beginning, self._begun = beginning, False
         self._interrupt = Interrupt((signal.SIGINT,), lambda: signal.raise_signal(signal.SIGTERM))
         self._points, self._reached = 0, False
 
@@ -50,9 +58,17 @@ class SharedStop(Stop):
         """Returns SIGTERM once all stop."""
         return signal.SIGTERM if self._reached else None
 
+    def begun(self) -> None:
+        """Has JAX take SIGTERM."""
+        if not self._begun:
+            self._begun = True
+            jax.config.update("jax_enable_preemption_service", True)
+            distributed.global_state.initialize_preemption_sync_manager()
+            self._beginning.close()
+
     def asked(self) -> bool:
         """Tells whether all processes end here; all must ask at the same points."""
-        if not self._reached:
+        if self._begun and not self._reached:
             self._points += 1
             self._reached = multihost_utils.reached_preemption_sync_point(self._points)
         return self._reached

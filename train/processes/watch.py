@@ -12,6 +12,8 @@ from train.processes.abort import end, on_abort
 EVERY = 2.0  # seconds between two signs of life
 SILENCE = 40.0  # seconds without one, after which a process is gone
 GRACE = 5.0  # seconds in which the process may say by itself what it fails of
+LINGER = 10.0  # seconds that a failed process 0 stays for the others to read why
+LEAVING = 1.0  # seconds that they may take to end after they have
 LOST = 75  # exit status where another process was lost: sysexits' "try again"
 
 RUNS, STUMBLED, FAILED, ENDED = "runs", "stumbled", "failed", "ended"
@@ -27,7 +29,7 @@ class Watch(threading.Thread):
         self._client, self._index, self._count = client, index, count
         self._coordinator = coordinator
         self.host = socket.gethostname()
-        self._state, self._sentence, self._signs = RUNS, "", 0
+        self._state, self._sentence, self._status, self._signs = RUNS, "", 0, 0
         self._seen: dict[int, tuple[dict[str, Any], float]] = {}  # last sign, when it was new
         self._began = self._reached = time.monotonic()  # when the coordinator last answered
         self._over = threading.Event()
@@ -41,7 +43,10 @@ class Watch(threading.Thread):
             self._exchange()
             self._verdict = self._verdict or self._judge()
             if self._verdict is not None:
-                if not self._over.wait(GRACE):
+                by_signal = self._verdict[1] > 128
+                if by_signal:  # no sentence of its own comes
+                    self.say(ENDED)
+                if not self._over.wait(0 if by_signal else GRACE):
                     end(*self._verdict)
                 return
 
@@ -49,10 +54,17 @@ class Watch(threading.Thread):
         """Ends the thread."""
         self._over.set()
 
-    def say(self, state: str, sentence: str = "") -> None:
-        """Tells the others how this process is."""
-        self._state, self._sentence = state, sentence
+    def say(self, state: str, sentence: str = "", status: int = 2) -> None:
+        """Tells the others how this process is, and of what and with which status it ends."""
+        self._state, self._sentence, self._status = state, sentence, status
         self._exchange()
+
+    def wait_for_others(self, *states: str) -> None:
+        """Returns when all are in one of some states and have had time to end, or do not come."""
+        until = time.monotonic() + LINGER
+        while time.monotonic() < until and not self.others(*states):
+            time.sleep(0.2)
+        time.sleep(LEAVING)
 
     def others(self, *states: str) -> bool:
         """Tells whether all other processes are in one of some states."""
@@ -84,7 +96,11 @@ class Watch(threading.Thread):
         with self._lock, contextlib.suppress(Exception):  # jaxlib's, where the coordinator is gone
             self._signs += 1
             mine = dict(
-                sign=self._signs, host=self.host, state=self._state, sentence=self._sentence
+                sign=self._signs,
+                host=self.host,
+                state=self._state,
+                sentence=self._sentence,
+                status=self._status,
             )
             self._client.key_value_set(f"{_SIGNS}/{self._index}", json.dumps(mine), True)
             now = time.monotonic()
@@ -103,7 +119,7 @@ class Watch(threading.Thread):
         others = {i: self._seen.get(i, none) for i in range(self._count) if i != self._index}
         for index, (sign, _) in others.items():
             if sign["state"] == FAILED:
-                return f"{self.called(index)} ended the run: {sign['sentence']}", 2
+                return f"{self.called(index)} ended the run: {sign['sentence']}", sign["status"]
         for index, (sign, when) in others.items():
             if sign["state"] in (RUNS, STUMBLED) and now - when > SILENCE:
                 return self._lost(index)
@@ -122,7 +138,7 @@ class Watch(threading.Thread):
         if self._verdict is not None:
             return self._verdict
         if self._state == FAILED:
-            return self._sentence, 2
+            return self._sentence, self._status
         host, _, port = self._coordinator.rpartition(":")
         try:
             socket.create_connection((host.strip("[]"), int(port)), timeout=2).close()

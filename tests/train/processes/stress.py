@@ -18,6 +18,7 @@ from model import manifest
 from tests.train.processes import running
 from train.metrics import read
 
+NOTHING = "before there was anything to save; run again."
 GRACE = 30.0  # seconds, as Google Cloud gives a preempted machine
 
 # The steps take about as long as evaluations and saves, so that signals fall on each.
@@ -56,8 +57,8 @@ def interrupt(workdir: Path, count: int, steps: int, draw: random.Random, sessio
     """
     before = manifest.whole_steps(workdir)
     processes = running.start([arguments(workdir, count, steps)] * count)
-    # JAX has joined the processes once the folder is looked at; before that a signal ends one
-    # process as it ends any program, and whoever started them ends the others.
+    # Before JAX has joined the processes a signal ends one of them as it ends any program; the
+    # others then say so, with another status.
     running.wait_until(lambda: processes[0].poll() is not None or _joined(processes), 60)
     moment, target = draw.uniform(0, session), draw.randrange(count)
     time.sleep(moment)
@@ -73,6 +74,10 @@ def interrupt(workdir: Path, count: int, steps: int, draw: random.Random, sessio
     assert codes <= {143, 0}, [line, found]
     assert took < GRACE, [line, found]
     assert not manifest.damaged_steps(workdir), line
+    if NOTHING in found[target].err:
+        assert after == before, [line, found]
+        assert all(NOTHING in process.err for process in found), [line, found]
+        return f"{line}, before the first one"
     assert last >= (before[-1] if before else 1), [line, found]
     if codes == {143}:
         assert f"saved at step {last}" in found[0].out, [line, found]
@@ -80,7 +85,7 @@ def interrupt(workdir: Path, count: int, steps: int, draw: random.Random, sessio
 
 
 def _joined(processes: list) -> bool:
-    """Tells whether all have taken SIGTERM for the preemption service."""
+    """Tells whether all have taken SIGTERM, as they do once JAX has joined them."""
     masks = [Path(f"/proc/{process.pid}/status").read_text() for process in processes]
     caught = [int(text.split("SigCgt:")[1].split()[0], 16) for text in masks]
     return all(mask >> (signal.SIGTERM - 1) & 1 for mask in caught)

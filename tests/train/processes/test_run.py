@@ -131,6 +131,33 @@ def test_a_signal_to_any_process_stops_all_at_one_step_and_the_run_goes_on(tmp_p
     assert f"resumed from step {step}" in ended[0].out
 
 
+SLOW = """
+import os, pathlib, time
+
+def loss(logits, label):
+    pathlib.Path(f"traced by {os.getpid()}").touch()
+    time.sleep(60)
+    return logits[label]
+"""
+
+
+@pytest.mark.parametrize(("target", "number"), [(0, signal.SIGINT), (1, signal.SIGTERM)])
+def test_a_signal_before_the_first_step_ends_all_at_once(tmp_path, target, number):
+    (tmp_path / "slow.py").write_text(SLOW)
+    config = f"--config={running.ROOT}/configs/induction.py"
+    words = [config, *arguments(tmp_path / "run")[1:], "--config.loss=slow:loss"]
+    processes = running.start([[*words, "--config.mesh.data=2"]] * 2, cwd=tmp_path)
+    running.wait_until(lambda: len(list(tmp_path.glob("traced by *"))) == 2)
+    processes[target].send_signal(number)
+    ended = running.ended(processes, 20)
+    assert [process.status for process in ended] == [128 + number] * 2, ended
+    sentence = f"asked to end by {number.name}, before there was anything to save; run again.\n"
+    assert ended[target].err == f"error: {sentence}"
+    assert re.fullmatch(
+        f"error: process {target} on .* ended the run: {sentence}", ended[1 - target].err
+    )
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("lost", [0, 1])
 def test_a_killed_process_ends_the_other_with_a_sentence_that_names_it(tmp_path, lost):
