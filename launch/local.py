@@ -30,7 +30,9 @@ from configs import command
 from configs.errors import UserError
 
 ROOT = Path(__file__).parent.parent
-GRACE = 90.0  # seconds that the others have to end by themselves after one has failed
+# Seconds after one has failed, until those that may not know it are asked to end, as they wait for
+# it to come; and until those that have not ended are killed.
+PATIENCE, GRACE = 15.0, 90.0
 # Gloo, of each group that it forms: in pieces, between which another thread's may come.
 _NOISE = re.compile(r"\[Gloo\] Rank|peer ranks|is connected to \d*$")
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -79,28 +81,38 @@ def free_port() -> int:
         return server.getsockname()[1]
 
 
-def wait(processes: list[subprocess.Popen[str]], grace: float = GRACE) -> int:
-    """Returns the exit status of a run, when all its processes have ended.
+def wait(
+    processes: list[subprocess.Popen[str]], patience: float = PATIENCE, grace: float = GRACE
+) -> tuple[int, str]:
+    """Returns the exit status of a run, when all its processes have ended, and what ended it.
 
     The first that fails gives the status, 128 + the signal where one ended it. The others end by
-    themselves; those that have not after ``grace`` seconds are killed.
+    themselves; those that have not are asked, then killed.
+
+    Args:
+      processes: of the run.
+      patience: seconds until the others are asked.
+      grace: seconds until they are killed.
+
+    Returns:
+      The status, and a sentence on the process that a signal ended; else an empty one.
     """
-    status, until = 0, float("inf")
+    failed, signals = None, [(patience, signal.SIGTERM), (grace, signal.SIGKILL)]
     while any(process.poll() is None for process in processes):
-        failed = [p for p in processes if p.poll() not in (None, 0)]
-        if failed and not status:
-            status = _status(failed[0])
-            until = time.monotonic() + grace
-        if time.monotonic() > until:
+        if failed is None:
+            failed = next((p for p in processes if p.poll() not in (None, 0)), None)
+            since = time.monotonic()
+        elif signals and time.monotonic() > since + signals[0][0]:
+            _, number = signals.pop(0)
             for process in processes:
-                process.kill()
+                process.send_signal(number)
         time.sleep(0.1)
-    return status or next((_status(p) for p in processes if p.returncode), 0)
-
-
-def _status(process: subprocess.Popen[str]) -> int:
-    code = process.returncode
-    return 128 - code if code < 0 else code
+    failed = failed or next((p for p in processes if p.returncode), processes[0])
+    code = failed.returncode
+    if code >= 0:
+        return code, ""
+    name = signal.Signals(-code).name
+    return 128 - code, f"process {processes.index(failed)} was ended by {name}"
 
 
 def _show(index: int, lines: IO[str], out: IO[str]) -> None:
@@ -143,9 +155,11 @@ def main() -> None:
     ]
     for thread in threads:
         thread.start()
-    status = wait(processes)
+    status, ended = wait(processes)
     for thread in threads:
         thread.join()
+    if ended and not asked:
+        print(f"error: {ended}; the same command goes on from what was saved.", file=sys.stderr)
     sys.exit(status)
 
 

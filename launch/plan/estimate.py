@@ -84,6 +84,23 @@ def settings(config: ConfigDict, model_config: ModelConfig, devices: int) -> Ite
                     yield Setting(mesh, residual, remat, accumulate)
 
 
+def kept_of_layer(config: ConfigDict, shape: ModelConfig, setting: Setting) -> dict[str, float]:
+    """Returns the bytes of a layer's activations that a device keeps of a microbatch, by remat."""
+    data, fsdp, heads, context = setting.mesh
+    size = jnp.dtype(shape.dtype).itemsize
+    tokens = config.batch_size // setting.accumulate * config.length / (data * fsdp * context)
+    residual = tokens * shape.embed_dim * size / (heads if setting.residual == "sharded" else 1)
+    per_head = (shape.num_heads + shape.num_kv_heads) * (shape.head_dim + shape.value_dim)
+    gates = 2 if shape.mlp == "swiglu" else 1
+    products = tokens * size * (per_head + gates * shape.mlp_dim) / heads
+    return {
+        "none": 3 * (products + 2 * residual),
+        "matmuls": products + 3 * residual,
+        "block": residual,
+        "offload": 0.0,
+    }
+
+
 def estimate(config: ConfigDict, shape: ModelConfig, counted: Tally, setting: Setting) -> Estimate:
     """Returns what a setting needs.
 
@@ -104,21 +121,10 @@ def estimate(config: ConfigDict, shape: ModelConfig, counted: Tally, setting: Se
     moments = 1 if config.optim.name in ("lion", "muon") else 2
     state = parameters * (kept + 4 * moments) / (fsdp * heads)
     gradients = parameters * (kept if setting.accumulate == 1 else 4) / (fsdp * heads)
-    microbatch = config.batch_size // setting.accumulate
-    tokens = microbatch * config.length / (data * fsdp * context)
-    residual = tokens * width * size / (heads if setting.residual == "sharded" else 1)
-    per_head = shape.num_heads * (shape.head_dim + shape.value_dim)
-    per_head += shape.num_kv_heads * (shape.head_dim + shape.value_dim)
-    gates = 2 if shape.mlp == "swiglu" else 1
-    products = tokens * size * (per_head + gates * shape.mlp_dim) / heads
-    of_layer = {
-        "none": 3 * (products + 2 * residual),
-        "matmuls": products + 3 * residual,
-        "block": residual,
-        "offload": 0.0,
-    }
+    tokens = config.batch_size // setting.accumulate * config.length / (data * fsdp * context)
+    of_layer = kept_of_layer(config, shape, setting)
     layer = parameters / shape.num_layers * size / heads
-    activations = shape.num_layers * of_layer[setting.remat] + products + 2 * layer
+    activations = shape.num_layers * of_layer[setting.remat] + of_layer["matmuls"] + 2 * layer
     recomputed = setting.remat in ("block", "offload")
 
     passes = 3 if recomputed else 2

@@ -13,7 +13,9 @@ from launch.compiled.collectives import SLICES, collectives
 from launch.compiled.operations import product_operations
 from launch.compiled.program import Program
 from launch.plan.activations import activation_bytes
+from launch.plan.estimate import Setting, kept_of_layer
 from launch.plan.step import shard_bytes
+from model.axes import MESH_AXES
 from model.config import ModelConfig
 from model.tally import tally
 from train.step import TrainState
@@ -131,14 +133,23 @@ def figures(
 def _traffic(config: ConfigDict, shape: ModelConfig, memory: Memory, mesh: dict[str, int]) -> float:
     """Returns the bytes that cross between a device and its memory in a step, at least.
 
-    The state is read and written once; of each microbatch gradients and kept activations are
-    written and read, and the matrices of its heads, gathered and in the type of products, are read
-    in each pass: forward, backward twice, and once more where blocks are computed again.
+    The state is read and written once; of each microbatch gradients and activations are written and
+    read, those that are kept and, where blocks are computed again, the results of their products;
+    and the matrices of its heads, gathered and in the type of products, are read in each pass:
+    forward, backward twice, and once more where blocks are computed again.
     """
-    passes = 4 if shape.remat in ("block", "offload") else 3
+    again = shape.remat in ("block", "offload")
+    setting = Setting(
+        tuple(mesh[axis] for axis in MESH_AXES),
+        config.mesh.residual,
+        shape.remat,
+        config.optim.accumulate,
+    )
+    products = shape.num_layers * kept_of_layer(config, shape, setting)["matmuls"] if again else 0
     itemsize = jnp.dtype(shape.param_dtype).itemsize
     gathered = memory.parameters * mesh["fsdp"] / itemsize * jnp.dtype(shape.dtype).itemsize
-    of_microbatch = 2 * (memory.gradients + memory.activations) + passes * gathered
+    passes = 4 if again else 3
+    of_microbatch = 2 * (memory.gradients + memory.activations + products) + passes * gathered
     state = memory.parameters + memory.optimizer + memory.averages
     return 2 * state + config.optim.accumulate * of_microbatch
 

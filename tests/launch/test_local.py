@@ -95,15 +95,37 @@ def test_a_mistake_is_one_sentence_of_each_process():
 @pytest.mark.parametrize(
     ("codes", "expected"),
     [
-        (("pass", "pass"), 0),
-        (("pass", "import sys; sys.exit(3)"), 3),
-        (("import os; os.kill(os.getpid(), 9)", "import time; time.sleep(60)"), 128 + 9),
+        (("pass", "pass"), (0, "")),
+        (("pass", "import sys; sys.exit(3)"), (3, "")),
+        (
+            (
+                "import time; time.sleep(60)",
+                "import os; os.kill(os.getpid(), 9)",
+                "import time, signal as s; s.signal(15, s.SIG_IGN); time.sleep(60)",
+            ),
+            (128 + 9, "process 1 was ended by SIGKILL"),
+        ),
     ],
 )
 def test_the_first_that_fails_gives_the_status_and_none_is_left(codes, expected):
     processes = [sleeper(code) for code in codes]
-    assert local.wait(processes, grace=0.5) == expected
-    assert all(process.poll() is not None for process in processes)
+    assert local.wait(processes, patience=1.0, grace=2.0) == expected
+    statuses = [process.poll() for process in processes]
+    assert None not in statuses
+    if len(codes) == 3:
+        assert statuses == [-signal.SIGTERM, -signal.SIGKILL, -signal.SIGKILL]
+
+
+def test_a_process_that_is_killed_before_all_have_come_is_named(tmp_path):
+    words = (*running.TINY, "--config.mesh.data=2", f"--workdir={tmp_path}", "--processes=2")
+    run = command(*words)
+    running.wait_until(lambda: len(children(run)) == 2)
+    os.kill(children(run)[1], signal.SIGKILL)
+    (ended,) = running.ended([run], 60)
+    assert ended.status == 128 + signal.SIGKILL
+    assert ended.err.splitlines()[-1] == (
+        "error: process 1 was ended by SIGKILL; the same command goes on from what was saved."
+    )
 
 
 def test_the_flags_of_training_are_passed_on():

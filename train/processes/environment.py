@@ -105,6 +105,11 @@ def _tpu(variables: Mapping[str, str], port: int) -> Place | None:
     if named is not None and "TPU_WORKER_ID" in variables:  # GKE
         workers = named.split(",")
         worker = _number("TPU_WORKER_ID", variables["TPU_WORKER_ID"])
+        if len(workers) > 1 and not _has_tpu():
+            raise UserError(
+                f"TPU_WORKER_HOSTNAMES or TPU_PROCESS_ADDRESSES names {len(workers)} hosts of a "
+                "TPU slice, and this machine has no TPU; unset both, or give --num_processes."
+            )
     elif _has_tpu():
         endpoints = _metadata("worker-network-endpoints")
         if not endpoints:
@@ -147,7 +152,7 @@ def _number(name: str, text: str) -> int:
 
 
 def _has_tpu() -> bool:
-    return any(Path(name).exists() for name in ("/dev/accel0", "/dev/vfio/0"))
+    return any(Path("/dev").glob("accel[0-9]*")) or any(Path("/dev/vfio").glob("[0-9]*"))
 
 
 def _metadata(key: str) -> str:

@@ -81,14 +81,17 @@ def test_activations_are_those_that_the_remat_policy_keeps():
     assert kept["none"] > kept["matmuls"]
 
 
-def test_memory_is_crossed_by_the_state_twice_and_by_matrices_in_each_pass():
-    for accumulate in (1, 4):
-        figures = planned(**{"optim.accumulate": accumulate})
-        m = figures.memory
-        # All is float32, so that a matrix is read as it is kept.
-        of_microbatch = 2 * (m.gradients + m.activations) + 3 * m.parameters
-        expected = 2 * (m.parameters + m.optimizer) + accumulate * of_microbatch
-        assert figures.traffic == expected
+@pytest.mark.parametrize(("remat", "accumulate"), [("matmuls", 1), ("matmuls", 4), ("block", 1)])
+def test_memory_is_crossed_by_the_state_twice_and_by_matrices_in_each_pass(remat, accumulate):
+    figures = planned(**{"optim.accumulate": accumulate, "model.remat": remat})
+    m, config, again = figures.memory, tiny.config(FIELDS), remat == "block"
+    # Of one head a device: queries, keys, values and what it reads; the MLP; the residual thrice.
+    per_head = 2 * (config.model.head_dim + tiny.model_config(config).value_dim)
+    of_layer = per_head + config.model.mlp_dim // 8 + 3 * config.model.embed_dim
+    made = again * 4 * config.batch_size * config.length * config.model.num_layers * of_layer
+    # All is float32, so that a matrix is read as it is kept.
+    of_microbatch = 2 * (m.gradients + m.activations + made) + (4 if again else 3) * m.parameters
+    assert figures.traffic == 2 * (m.parameters + m.optimizer) + accumulate * of_microbatch
 
 
 def test_a_sharded_residual_takes_less_memory():

@@ -110,6 +110,12 @@ def test_flags_go_before_the_cluster(monkeypatch):
 
 def test_a_slice_of_kubernetes_says_where(monkeypatch):
     set_all(monkeypatch, {"TPU_WORKER_HOSTNAMES": "t0,t1,t2,t3", "TPU_WORKER_ID": "3"})
+    with pytest.raises(
+        UserError, match="names 4 hosts of a TPU slice, and this machine has no TPU"
+    ):
+        place("", None, None)
+    assert place("", 1, None) is None
+    monkeypatch.setattr(environment, "_has_tpu", lambda: True)
     assert place("", None, None) == Place(f"t0:{PORT}", 4, 3, None, "the TPU slice")
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     assert place("", None, None) is None
@@ -123,6 +129,7 @@ def test_several_slices_are_numbered_through(monkeypatch):
         "MEGASCALE_SLICE_ID": "2",
         "MEGASCALE_COORDINATOR_ADDRESS": "first:8080",
     }
+    monkeypatch.setattr(environment, "_has_tpu", lambda: True)
     set_all(monkeypatch, slices)
     assert place("", None, None) == Place(f"first:{PORT}", 6, 5, None, "the TPU slice")
     monkeypatch.delenv("MEGASCALE_SLICE_ID")
@@ -144,6 +151,7 @@ def test_several_slices_are_numbered_through(monkeypatch):
     ],
 )
 def test_variables_that_cannot_be_are_named(monkeypatch, variables, sentence):
+    monkeypatch.setattr(environment, "_has_tpu", lambda: "TPU_WORKER_ID" in variables)
     set_all(monkeypatch, variables)
     with pytest.raises(UserError, match=sentence):
         place("", None, None)
