@@ -117,8 +117,10 @@ def wait(
 
 def _show(index: int, lines: IO[str], out: IO[str]) -> None:
     """Passes on what a process says; process 0 speaks for all."""
+    gloo = False  # whether the line before was its
     for line in lines:
-        if not _NOISE.search(line):
+        gloo = bool(_NOISE.search(line)) or (gloo and line.strip().isdigit())
+        if not gloo:
             print(f"process {index}: {line}" if index else line, end="", file=out, flush=True)
 
 

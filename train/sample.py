@@ -20,7 +20,7 @@ from rich.text import Text
 from configs import checkpoint_flags, command
 from configs.errors import UserError
 from configs.figures import write_json
-from model.axes import make_mesh, split_host
+from model.axes import check_mesh, make_mesh, split_host
 from model.compiled import keep_compiled
 from model.saved import open_saved
 from model.transformer import Transformer
@@ -122,6 +122,9 @@ def _sample(processes: Processes) -> None:
     check_alike(processes, of_flags("mesh", "host_devices", "ema") | drawn | {"--prompt": prompts})
     split_host(checkpoint_flags.host_devices(saved.config))
     mesh = make_mesh(checkpoint_flags.mesh_sizes(), field="--mesh")
+    sizes = mesh.shape
+    # Prompts, and tokens that come one by one, need not divide.
+    check_mesh(mesh, saved.model_config, sizes["data"] * sizes["fsdp"], sizes["context"])
     with jax.set_mesh(mesh):
         model = saved.load_model(mesh, ema=flags.FLAGS.ema)
         continuations = continue_texts(

@@ -30,7 +30,7 @@ class Memory:
     averages: int  # the moving average, and float32 weights behind narrower parameters
     batches: int
     temporaries: int  # gradients, activations and what products are made of
-    gradients: int  # of the temporaries, where each is held at once in the type of its parameter
+    gradients: int  # of the temporaries, where all are held at once; summed over microbatches: f32
     activations: int  # of the temporaries: what the forward pass keeps for the backward one
     peak: int
     available: float | None  # as published
@@ -98,7 +98,7 @@ def figures(
     counted = tally(model_config, config.length).training_flops * tokens / mesh.size
     products = product_operations(program)
     kept = activation_bytes(config, model_config, state, mesh, documents)
-    memory = _memory(state, compiled, mesh, chip, *kept)
+    memory = _memory(config, state, compiled, mesh, chip, *kept)
     traffic = _traffic(config, model_config, memory, sizes)
     seconds = {}
     if chip is not None:
@@ -155,7 +155,13 @@ def _traffic(config: ConfigDict, shape: ModelConfig, memory: Memory, mesh: dict[
 
 
 def _memory(
-    state: TrainState, compiled: Any, mesh: Mesh, chip: Chip | None, activations: int, host: int
+    config: ConfigDict,
+    state: TrainState,
+    compiled: Any,
+    mesh: Mesh,
+    chip: Chip | None,
+    activations: int,
+    host: int,
 ) -> Memory:
     analysis = compiled.memory_analysis()
     arguments, peak = analysis.argument_size_in_bytes, analysis.peak_memory_in_bytes
@@ -164,13 +170,15 @@ def _memory(
         peak = arguments + new + analysis.temp_size_in_bytes
     parameters, optimizer = shard_bytes(state.model), shard_bytes(state.optimizer)
     averages = shard_bytes((state.master, state.ema))
+    of_one = 4 if config.optim.accumulate > 1 else jnp.dtype(config.model.param_dtype).itemsize
+    gradients = parameters * of_one // jnp.dtype(config.model.param_dtype).itemsize
     return Memory(
         parameters=parameters,
         optimizer=optimizer,
         averages=averages,
         batches=arguments - parameters - optimizer - averages,
         temporaries=peak - arguments,
-        gradients=parameters,
+        gradients=gradients,
         activations=activations,
         peak=peak,
         available=None if chip is None else chip.memory,

@@ -48,6 +48,7 @@ def test_what_gloo_says_is_not_shown_whole_or_in_pieces():
         "3\n"
         "[Gloo] Rank [Gloo] Rank 01 is connected to  is connected to 3\n"
         " 3 peer ranks. Expected number of connected peer ranks is : 3\n"
+        "0\n"
         "step 3/100  loss 4.2\n"
         "3\n"
     )

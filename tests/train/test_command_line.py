@@ -105,6 +105,10 @@ MISTAKES = {
         ("train.sample", "--checkpoint={}/rose", "--mesh=fsdp=\N{SUPERSCRIPT TWO}"),
         "--mesh=fsdp=\N{SUPERSCRIPT TWO} must be sizes of context, data, fsdp, heads",
     ),
+    "a mesh that does not divide": (
+        ("train.sample", "--checkpoint={}/rose", "--mesh=heads=3", "--host_devices=3"),
+        "is not divisible by mesh.heads = 3",
+    ),
     "no prompts": (
         ("train.sample", "--checkpoint={}/rose", "--prompts=/dev/null"),
         "--prompts=/dev/null is empty",

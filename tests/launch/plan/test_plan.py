@@ -108,6 +108,10 @@ def test_state_is_counted_by_kind():
     memory = figures.memory
     assert memory.optimizer == pytest.approx(2 * memory.parameters, abs=8)
     assert memory.averages == memory.parameters
+    assert memory.gradients == memory.parameters
+    narrow = {"model.param_dtype": "bfloat16", "optim.accumulate": 2}
+    memory = planned(**narrow).memory
+    assert memory.gradients == 2 * memory.parameters  # summed in float32
     assert memory.peak >= memory.parameters + memory.optimizer + memory.averages + memory.batches
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from model import manifest
+from model.axes import MESH_AXES
 from model.parameter import named_arrays
 from model.saved import open_saved
 from tests.train import tiny
@@ -77,11 +78,32 @@ def test_two_processes_evaluate_and_sample_as_one(two):
     assert "--batches is 1 here and 0 for process 0; start alike" in ended[0].err
 
 
+# Microbatches, windows, packed documents, a tied embedding, grouped heads.
+ALL = (
+    *("--config.data.source=grammar", "--config.data.documents=200", "--config.length=48"),
+    *("--config.data.validation_documents=8", "--config.data.rows=packed"),
+    *("--config.model.num_layers=2", "--config.model.num_kv_heads=2"),
+    *("--config.model.window=(None,5)", "--config.model.tie_embeddings=True"),
+    "--config.model.vocab_size=352",
+    *("--config.optim.accumulate=2", "--config.steps=50"),
+)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(("count", "sizes"), [(2, (2, 2, 1)), (4, (2, 2, 2))])
-def test_first_parameters_are_equal_to_the_bit_and_losses_to_rounding(tmp_path, count, sizes):
-    mesh = [f"--config.mesh.{n}={s}" for n, s in zip(("data", "fsdp", "heads"), sizes, strict=True)]
-    fields = ("--config.steps=50", "--config.optim.accumulate=2", "--config.model.window=(4,)")
+@pytest.mark.parametrize(
+    ("count", "sizes", "residual"),
+    [
+        (2, (2, 2, 1, 1), "replicated"),
+        (2, (1, 1, 2, 2), "sharded"),
+        (4, (2, 2, 2, 1), "replicated"),
+        (4, (1, 2, 2, 2), "sharded"),
+    ],
+)
+def test_first_parameters_are_equal_to_the_bit_and_losses_to_rounding(
+    tmp_path, count, sizes, residual
+):
+    mesh = [f"--config.mesh.{axis}={n}" for axis, n in zip(MESH_AXES, sizes, strict=True)]
+    mesh.append(f"--config.mesh.residual={residual}")
     found = []
     for name, more, processes in (
         ("one", ["--config.host_devices=1", "--config.mesh.fsdp=1"], 1),
@@ -93,7 +115,7 @@ def test_first_parameters_are_equal_to_the_bit_and_losses_to_rounding(tmp_path, 
             (still, ("--config.steps=2", "--config.optim.learning_rate=0.0")),
             (trained, ()),
         ):
-            words = arguments(folder, *fields, *more, *steps)
+            words = arguments(folder, *ALL, *more, *steps)
             ended = (
                 running.ended(running.start([words] * processes), 120)
                 if processes > 1
