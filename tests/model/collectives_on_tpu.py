@@ -1,57 +1,51 @@
-"""Compiles the gradient of four layers for chips that are not here; prints its collectives."""
+"""Compiles the training step of four layers for chips that are not here; prints its collectives."""
 
 import json
 import re
 from collections import Counter
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.experimental import topologies
 from jax.sharding import AxisType, Mesh
-from ml_collections import ConfigDict
 
 from launch.compiled.collectives import collectives
 from launch.compiled.program import Program
-from model.axes import MESH_AXES, TOKENS, ShardingRules
-from model.transformer import Transformer
-from tests.model import small
-from train.loss import summed_loss
+from launch.plan import step
+from model.axes import MESH_AXES
+from model.config import ModelConfig
+from tests.train import tiny
+from train.step import make_optimizer
 
-ROWS, LENGTH, WIDTH = 16, 1024, 2048
-SHAPE = small.config(
-    embed_dim=WIDTH,
-    num_layers=4,
-    num_heads=16,
-    num_kv_heads=16,
-    head_dim=128,
-    value_dim=128,
-    mlp_dim=4 * WIDTH,
-    vocab_size=32_000,
-    max_length=LENGTH,
-    dtype="bfloat16",
-    scan_layers=None,
-)
+LAYERS = 4
+FIELDS = {
+    "batch_size": 16,
+    "length": 1024,
+    "steps_per_call": 1,
+    "model.embed_dim": 2048,
+    "model.num_layers": LAYERS,
+    "model.num_heads": 16,
+    "model.head_dim": 128,
+    "model.value_dim": 128,
+    "model.mlp_dim": 8192,
+    "model.vocab_size": 32_000,
+    "model.dtype": "bfloat16",
+    "model.attention_backend": "dense",
+}
 
 
 def program(mesh, residual="replicated"):
-    """Returns the compiled text of the gradient, each parameter sharded as it is."""
-    rules = ShardingRules.of(ConfigDict(dict(residual=residual, context_attention="auto")))
-    with jax.set_mesh(mesh):
-        model = jax.eval_shape(lambda: Transformer(SHAPE, jax.random.key(0), rules))
-        spec = model.compute.rules.spec(TOKENS, (ROWS, LENGTH))
-        tokens = jax.ShapeDtypeStruct((ROWS, LENGTH), jnp.int32, sharding=spec)
-
-        def loss(model, tokens):
-            weights = jnp.ones(tokens.shape) / tokens.size
-            x = model.last_residual(tokens)
-            return summed_loss(model, x, tokens, weights, jnp.zeros(()))[0]
-
-        return jax.jit(jax.grad(loss)).lower(model, tokens).compile().as_text()
+    """Returns the compiled text of a step, its state sharded as it is."""
+    config = tiny.config(FIELDS | {"mesh.residual": residual})
+    shape = ModelConfig.from_config(config.model, config.model.vocab_size, config.length)
+    optimizer = make_optimizer(config, shape)
+    state = step.abstract_state(config, shape, optimizer, mesh)
+    return step.compiled_step(config, optimizer, state, mesh, False).as_text()
 
 
 def by_layer(text, mesh):
     """Returns what a layer moves forward and backward, and what is moved once ("once").
+
+    Single numbers, such as those of the gradient's norm, are left out of "once".
 
     "moved": kind, axes, type and shape of each, with how often; "scattered": the products whose
     results are scattered while they are computed, as collective permutes; "waited": how many are
@@ -59,18 +53,18 @@ def by_layer(text, mesh):
     """
     ways = {way: dict(moved=Counter(), waited=0) for way in ("forward", "backward")}
     scattered, once = {way: set() for way in ways}, []
-    for c in collectives(Program(text), dict(mesh.shape)):
+    for c in collectives(Program(text, open_ended=1), dict(mesh.shape)):
         way = "backward" if "transpose(jvp" in c.op_name else "forward"
-        if c.times < SHAPE.num_layers:
-            once += [[c.kind, ",".join(c.axes), *array] for array in c.operands]
+        if c.times < LAYERS:
+            once += [[c.kind, ",".join(c.axes), *array] for array in c.operands if any(array[1])]
             continue
         if c.kind == "collective-permute":
             scattered[way].add(re.search(r"([a-z,]+->[a-z]+)/dot_general", c.op_name)[1])
             continue
-        ways[way]["waited"] += c.times / SHAPE.num_layers if not c.asynchronous else 0
+        ways[way]["waited"] += c.times / LAYERS if not c.asynchronous else 0
         for kind, sizes in c.operands:
             moved = c.kind, ",".join(c.axes), kind, tuple(n for n in sizes if n > 1)
-            ways[way]["moved"][moved] += c.times / SHAPE.num_layers
+            ways[way]["moved"][moved] += c.times / LAYERS
     layers = {
         way: dict(
             moved=sorted(found["moved"].items()),

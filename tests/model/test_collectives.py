@@ -1,4 +1,4 @@
-"""The collectives of a layer, read in programs compiled for TPUs that are not here."""
+"""The collectives of a training step, read in programs compiled for TPUs that are not here."""
 
 import json
 
@@ -42,6 +42,12 @@ def test_a_layer_gathers_each_matrix_once_and_scatters_each_gradient(extra):
     assert split["forward"]["moved"] == [*gathers(512, 8, 4096), sums]
     assert split["backward"]["moved"] == [*gathers(512, 8, 4096), gains, sums]
     assert split["backward"]["scattered"] == GRADIENTS
+    # Of half of the vocabulary, and of a device's rows, what either axis moves by itself.
+    table = ["fsdp", "f32", [16000, 2048]]
+    of_table = [["all-gather", "fsdp", "bf16", [16000, 512]], ["reduce-scatter", *table]]
+    of_tokens = ["all-reduce", "heads", "f32", [4 * 1024]]
+    once = [*of_table, *of_table, gain, sums[0], sums[0], *[of_tokens] * 3]
+    assert split["once"] == sorted(once)
 
     # With heads alone nothing moves but the residual, in the type of activations, and where it is
     # sharded the sums of the norms' gains.
@@ -50,15 +56,16 @@ def test_a_layer_gathers_each_matrix_once_and_scatters_each_gradient(extra):
         moved = found["heads 8, replicated"][way]
         assert moved["moved"] == [[["all-reduce", "heads", *whole], 2]]
         assert not moved["scattered"]
-    # What is looked up, and the loss's gradient; of the vocabulary a maximum and a sum a token.
+    # What is looked up, and the loss's gradient; of the vocabulary a maximum, a sum and the label's
+    # logit a token.
     of_tokens = ["all-reduce", "heads", "f32", [16 * 1024]]
     residual = ["all-reduce", "heads", *whole]
-    once = sorted([residual, residual, of_tokens, of_tokens])
+    once = sorted([residual, residual, *[of_tokens] * 3])
     assert found["heads 8, replicated"]["once"] == once
     gathered, scattered = ["all-gather", "heads", *shard], ["reduce-scatter", "heads", *whole]
     sharded = found["heads 8, sharded"]
     assert sharded["forward"]["moved"] == [[gathered, 2], [scattered, 2]]
     gains = ["all-reduce", "heads", "f32", [2048]]
     assert sharded["backward"]["moved"] == [[gathered, 4], [gains, 2], [scattered, 2]]
-    once = [gathered, gathered, scattered, scattered, gains, of_tokens, of_tokens]
+    once = [gathered, gathered, scattered, scattered, gains, *[of_tokens] * 3]
     assert sharded["once"] == sorted(once)

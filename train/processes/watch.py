@@ -46,6 +46,8 @@ class Watch(threading.Thread):
                 by_signal = self._verdict[1] > 128
                 if by_signal:  # no sentence of its own comes
                     self.say(ENDED)
+                    if self._index == 0:
+                        self.wait_for_others(FAILED, ENDED)
                 if not self._over.wait(0 if by_signal else GRACE):
                     end(*self._verdict)
                 return

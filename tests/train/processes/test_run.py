@@ -168,16 +168,16 @@ def test_a_signal_before_the_first_step_ends_all_at_once(tmp_path, target, numbe
     (tmp_path / "slow.py").write_text(SLOW)
     config = f"--config={running.ROOT}/configs/induction.py"
     words = [config, *arguments(tmp_path / "run")[1:], "--config.loss=slow:loss"]
-    processes = running.start([[*words, "--config.mesh.data=2"]] * 2, cwd=tmp_path)
-    running.wait_until(lambda: len(list(tmp_path.glob("traced by *"))) == 2)
+    words += ["--config.batch_size=12", "--config.mesh.data=3"]
+    processes = running.start([words] * 3, cwd=tmp_path)
+    running.wait_until(lambda: len(list(tmp_path.glob("traced by *"))) == 3)
     processes[target].send_signal(number)
     ended = running.ended(processes, 20)
-    assert [process.status for process in ended] == [128 + number] * 2, ended
+    assert [process.status for process in ended] == [128 + number] * 3, ended
     sentence = f"asked to end by {number.name}, before there was anything to save; run again.\n"
-    assert ended[target].err == f"error: {sentence}"
-    assert re.fullmatch(
-        f"error: process {target} on .* ended the run: {sentence}", ended[1 - target].err
-    )
+    assert ended.pop(target).err == f"error: {sentence}"
+    for other in ended:
+        assert re.fullmatch(f"error: process {target} on .* ended the run: {sentence}", other.err)
 
 
 @pytest.mark.slow
