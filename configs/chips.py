@@ -27,6 +27,10 @@ class Chip(NamedTuple):
 # data sheets of the A100 and the H100 (SXM).
 # A device's own kind is the first here that its kind begins with.
 CHIPS = (
+    # Two devices a chip. Jouppi et al. (2020), A domain-specific supercomputer for training deep
+    # neural networks.
+    Chip("v2", "TPU v2", 46e12 / 2, 8 * GIB, 4 * 496e9 / 8 / 2, 700e9 / 2),
+    Chip("v3", "TPU v3", 123e12 / 2, 16 * GIB, 4 * 656e9 / 8 / 2, 900e9 / 2),
     Chip("v4", "TPU v4", 275e12, 32 * GIB, 270e9, 1200e9),
     Chip("v5e", "TPU v5 lite", 197e12, 16 * GIB, 200e9, 819e9, 6.4e12 / 8 / 256),
     Chip("v5p", "TPU v5", 459e12, 95 * GIB, 600e9, 2765e9, 50e9 / 8),

@@ -109,6 +109,12 @@ def platform() -> str:
     return jax.default_backend() if device is None else device.platform
 
 
+def device_kind() -> str:
+    """Returns the same device's kind, as jax names it: "TPU v5 lite", say."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return jax.devices()[0].device_kind if device is None else device.device_kind
+
+
 def split_host(count: int | None) -> None:
     """Splits a CPU into ``config.host_devices``; no array may have been made before.
 

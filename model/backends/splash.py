@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.experimental.pallas.ops.tpu import splash_attention
 from jaxtyping import Array, Float
 
-from model.axes import platform
+from model.axes import device_kind, platform
 from model.backends import splash_ring
 from model.backends.shards import on_shards, way
 from model.backends.whole import hooks, not_whole, without_forward_mode
@@ -26,6 +26,9 @@ from model.pattern import Pattern
 BLOCK = 512
 LANES = 128
 
+# Their compiler of kernels multiplies no bfloat16.
+TOO_OLD = ("TPU v2", "TPU v3")
+
 # Tests run the kernel step by step on a CPU.
 INTERPRET = False
 
@@ -34,6 +37,8 @@ def refusal(heads: Heads, mask: Mask, pattern: Pattern, compute: Compute) -> str
     """Returns why these arguments of ``attend`` cannot be computed here; None where they can."""
     if not INTERPRET and platform() != "tpu":
         return f"it runs on TPUs, and this is a {platform()}"
+    if device_kind().startswith(TOO_OLD):
+        return f"its kernel needs a TPU v4 or a later one, and this is a {device_kind()}"
     taken = way(heads, mask, compute)
     if taken == "ring":
         reason = _not_round(heads, mask, pattern, compute)

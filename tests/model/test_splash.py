@@ -76,6 +76,9 @@ def test_what_it_cannot_compute_is_refused(interpreted, monkeypatch):
     assert "no hooks" in refused(Heads(q, k, v), mask, hooked, COMPUTE)
     monkeypatch.setattr(splash, "INTERPRET", False)
     assert "this is a cpu" in refused(*given)
+    monkeypatch.setattr(splash, "platform", lambda: "tpu")
+    monkeypatch.setattr(splash, "device_kind", lambda: "TPU v3")
+    assert "needs a TPU v4 or a later one, and this is a TPU v3" in refused(*given)
 
 
 def test_tokens_that_read_a_cache_take_another():

@@ -80,6 +80,17 @@ def test_every_row_fits_the_chips_that_it_names(tmp_path, extra, row):
 
 
 @pytest.mark.extras
+def test_what_old_chips_have_no_kernel_for_is_computed_without(tmp_path, extra):
+    """Two devices a chip, whose products in kernels are float32 alone."""
+    extra("libtpu")
+    given = "--config=configs/induction.py --config.length=512 --config.model.dtype=bfloat16"
+    done, figures = planned(tmp_path, "--topology=v3:2x2", *given.split())
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert figures["devices"] == 8
+    assert figures["memory"]["available"] == 16 * 2**30
+
+
+@pytest.mark.extras
 def test_long_sequences_take_the_less_of_a_chip_the_more_there_are(tmp_path, extra):
     """Of 131,072 tokens, whose keys go round the chips, by their own kernel."""
     extra("libtpu")
