@@ -139,19 +139,16 @@ def _traffic(config: ConfigDict, shape: ModelConfig, memory: Memory, mesh: dict[
     forward, backward twice, and once more where blocks are computed again.
     """
     again = shape.remat in ("block", "offload")
-    setting = Setting(
-        tuple(mesh[axis] for axis in MESH_AXES),
-        config.mesh.residual,
-        shape.remat,
-        config.optim.accumulate,
-    )
-    products = shape.num_layers * kept_of_layer(config, shape, setting)["matmuls"] if again else 0
+    sizes, microbatches = tuple(mesh[axis] for axis in MESH_AXES), config.optim.accumulate
+    setting = Setting(sizes, config.mesh.residual, shape.remat, microbatches)
+    of_layer = kept_of_layer(config, shape, setting)
+    products = shape.num_layers * (of_layer["matmuls"] - of_layer["block"]) if again else 0
     itemsize = jnp.dtype(shape.param_dtype).itemsize
     gathered = memory.parameters * mesh["fsdp"] / itemsize * jnp.dtype(shape.dtype).itemsize
     passes = 4 if again else 3
     of_microbatch = 2 * (memory.gradients + memory.activations + products) + passes * gathered
     state = memory.parameters + memory.optimizer + memory.averages
-    return 2 * state + config.optim.accumulate * of_microbatch
+    return 2 * state + microbatches * of_microbatch
 
 
 def _memory(
