@@ -11,6 +11,7 @@ import gc
 import importlib.metadata
 import importlib.util
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,10 @@ os.environ["NPROC"] = "32"
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 for library in ("OMP", "OPENBLAS", "MKL"):
     os.environ.setdefault(f"{library}_NUM_THREADS", "1")
+
+# A shell has Ctrl-C ignored in what it runs in the background, which processes pass on.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Tracing makes objects that live; to look for dead ones as often as Python does takes longer.
 gc.set_threshold(50_000, 20, 50)

@@ -218,7 +218,7 @@ def test_mistakes(folder: Path, arguments: tuple[str, ...], said: str):
         ("argument.py", "write --config=argument.py:ARGUMENT"),
         ("ill_typed.py", "line 5"),
         ("no_file.py", "line 2 (FileNotFoundError"),
-        ("binary.py", "the config 'binary.py' fails (SyntaxError: source code string"),
+        ("binary.py", "Error: source code string cannot contain null bytes); put that right."),
         ("a" * 300, "is not a file"),
     ],
 )
