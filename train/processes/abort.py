@@ -3,6 +3,7 @@
 Its own message names no process, and it offers Python no way to be asked first.
 """
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -35,8 +36,9 @@ def on_abort(last_words: Callable[[], tuple[str, int]]) -> None:
 
 
 def end(sentence: str, status: int) -> None:
-    """Ends the process where it stands, with a sentence."""
-    if os.isatty(1):
-        os.write(1, b"\x1b[?25h\n")  # a bar of progress hides the cursor
-    os.write(2, f"error: {sentence}\n".encode())
+    """Ends the process where it stands, with a sentence, though nobody reads it any more."""
+    with contextlib.suppress(OSError):
+        if os.isatty(1):
+            os.write(1, b"\x1b[?25h\n")  # a bar of progress hides the cursor
+        os.write(2, f"error: {sentence}\n".encode())
     os._exit(status)
