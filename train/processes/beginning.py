@@ -13,7 +13,9 @@ from types import FrameType
 from typing import Any
 
 from train.processes.abort import end
-from train.processes.watch import ENDED, FAILED, Watch
+from train.processes.watch import ENDED, FAILED, LEAVING, LINGER, Watch
+
+PATIENCE = LINGER + 2 * LEAVING  # seconds in which the others are told
 
 
 class Beginning(threading.Thread):
@@ -67,10 +69,16 @@ class Beginning(threading.Thread):
             "run again."
         )
         status = 128 + number
+        # In a thread: a coordinator that does not answer keeps nobody from ending.
+        told = threading.Thread(target=self._tell, args=(sentence, status), daemon=True)
+        told.start()
+        told.join(PATIENCE)
+        end(sentence, status)
+
+    def _tell(self, sentence: str, status: int) -> None:
         self._watch.say(FAILED, sentence, status)
         if self._first:
             self._watch.wait_for_others(FAILED, ENDED)
-        end(sentence, status)
 
     def _later(self, number: int, frame: FrameType | None) -> None:
         """Python's handler, which stays when this is over: does what the one before does."""
