@@ -146,7 +146,7 @@ class _Guests:
             refusal = f"process {index} of {self.here.count} has come already{has}"
         if refusal:
             with contextlib.suppress(OSError):
-                guest.sendall(answer(dict(error=f"{refusal}; number them, or name another port.")))
+                guest.sendall(encoded(dict(error=f"{refusal}; number them, or name another port.")))
             return False
         self.came[index] = guest, host
         return True
@@ -154,7 +154,7 @@ class _Guests:
     def _tell(self, message: dict[str, str]) -> None:
         for guest, _ in self.came.values():
             with contextlib.suppress(OSError):
-                guest.sendall(answer(message))
+                guest.sendall(encoded(message))
 
     def _missing(self) -> str:
         missing = [str(i) for i in range(1, self.here.count) if i not in self.came]
@@ -173,7 +173,7 @@ def _come(here: Place, timeout: float, patience: float, say: Say) -> socket.sock
             with contextlib.ExitStack() as stack:
                 process_0 = stack.enter_context(socket.create_connection(address, timeout=10))
                 if _hello(process_0):
-                    process_0.sendall(answer(who))
+                    process_0.sendall(encoded(who))
                     _wait(process_0, here, until, lines)
                     stack.pop_all()
                     return process_0
@@ -248,6 +248,6 @@ def _run(here: Place) -> str:
     return "/".join([here.found, str(here.count), *(job if here.found == "SLURM" else ())])
 
 
-def answer(message: dict) -> bytes:
+def encoded(message: dict) -> bytes:
     """Returns a message as the processes send it to each other."""
     return json.dumps(message).encode() + b"\n"

@@ -13,7 +13,7 @@ from jax._src import distributed  # as multihost_utils and Orbax do: the store h
 
 from configs.errors import UserError, first_line
 from train.processes.abort import end
-from train.processes.beginning import Beginning
+from train.processes.early_signals import EarlySignals
 from train.processes.environment import Place
 from train.processes.stopping import SharedStop, Stop
 from train.processes.watch import ENDED, FAILED, RUNS, STUMBLED, Watch
@@ -87,8 +87,8 @@ class Several(Processes):
         self._watch = Watch(self._client, self.index, self.count, place.coordinator)
         self._watch.say(RUNS)
         self._watch.start()
-        self._beginning = Beginning(self._watch, self.first)
-        self._beginning.start()
+        self._early = EarlySignals(self._watch, self.first)
+        self._early.start()
 
     def told(self, decide: Callable[[], T]) -> T:
         """Returns what process 0 decides; the others wait for it."""
@@ -137,7 +137,7 @@ class Several(Processes):
 
     def stop(self) -> Stop:
         """Returns what all processes ask at the same points, and which answers all the same."""
-        return SharedStop(self._beginning)
+        return SharedStop(self._early)
 
     def __exit__(
         self,
@@ -146,13 +146,14 @@ class Several(Processes):
         trace: TracebackType | None,
     ) -> None:
         """Waits for the others; after an error, tells them why and ends without them."""
-        self._beginning.close()
         if error is None:
             self._client.wait_at_barrier(self._key(), _LONG)
+            self._early.close()
             self._watch.say(ENDED)
             self._watch.stop()
             jax.distributed.shutdown()
             return
+        self._early.close()
         if not isinstance(error, UserError):
             # Where another process has gone, a collective fails here first.
             self._watch.say(STUMBLED)

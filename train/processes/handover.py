@@ -6,9 +6,8 @@ JAX would wait minutes for it, and then abort them without a name.
 import contextlib
 import json
 import socket
-from types import TracebackType
 
-from train.processes.gathering import answer
+from train.processes.gathering import encoded
 
 
 class Handover:
@@ -23,14 +22,9 @@ class Handover:
     def __enter__(self) -> "Handover":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         """Leaves; where there is no error, JAX has joined this process, and so the others too."""
-        if error is None:
+        if kind is None:
             self._tell("")
         for connection in self._open.values():
             connection.close()
@@ -58,4 +52,4 @@ class Handover:
     def _tell(self, sentence: str) -> None:
         for connection in self._open.values():
             with contextlib.suppress(OSError):
-                connection.sendall(answer(dict(error=sentence)))
+                connection.sendall(encoded(dict(error=sentence)))

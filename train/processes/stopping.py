@@ -7,7 +7,7 @@ from jax._src import distributed  # the service can be begun later by no public 
 from jax.experimental import multihost_utils
 
 from configs.keyboard import Interrupt
-from train.processes.beginning import Beginning
+from train.processes.early_signals import EarlySignals
 
 
 class Stop:
@@ -47,9 +47,9 @@ class SharedStop(Stop):
     next point that none of them has passed. Ctrl-C is handed to it. Before, a signal ends all.
     """
 
-    def __init__(self, beginning: Beginning) -> None:
+    def __init__(self, early: EarlySignals) -> None:
         """Args: what has the signals until the run has begun."""
-        self._beginning, self._begun = beginning, False
+        self._early, self._begun = early, False
         self._interrupt = Interrupt((signal.SIGINT,), lambda: signal.raise_signal(signal.SIGTERM))
         self._points, self._reached = 0, False
 
@@ -64,7 +64,7 @@ class SharedStop(Stop):
             self._begun = True
             jax.config.update("jax_enable_preemption_service", True)
             distributed.global_state.initialize_preemption_sync_manager()
-            self._beginning.close()
+            self._early.close()
 
     def asked(self) -> bool:
         """Tells whether all processes end here; all must ask at the same points."""

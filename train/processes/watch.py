@@ -37,10 +37,15 @@ class Watch(threading.Thread):
         self._lock = threading.Lock()
         on_abort(self._last_words)
 
+    def start(self) -> None:
+        """Starts to talk, and to judge what is heard."""
+        # By itself: a coordinator whose host is gone keeps a call waiting for minutes.
+        threading.Thread(target=self._talk, name="signs", daemon=True).start()
+        super().start()
+
     def run(self) -> None:
         """Goes on until ``stop``; ends the process when another has failed or is gone."""
         while not self._over.wait(EVERY):
-            self._exchange()
             self._verdict = self._verdict or self._judge()
             if self._verdict is not None:
                 by_signal = self._verdict[1] > 128
@@ -71,7 +76,8 @@ class Watch(threading.Thread):
     def others(self, *states: str) -> bool:
         """Tells whether all other processes are in one of some states."""
         self._exchange()
-        found = [sign["state"] for i, (sign, _) in self._seen.items() if i != self._index]
+        seen = list(self._seen.items())
+        found = [sign["state"] for i, (sign, _) in seen if i != self._index]
         return len(found) == self._count - 1 and all(state in states for state in found)
 
     def verdict(self) -> tuple[str, int] | None:
@@ -93,6 +99,10 @@ class Watch(threading.Thread):
             self._exchange()
         sign = self._seen.get(index)
         return f"process {index}" + (f" on {sign[0]['host']}" if sign else "")
+
+    def _talk(self) -> None:
+        while not self._over.wait(EVERY):
+            self._exchange()
 
     def _exchange(self) -> None:
         with self._lock, contextlib.suppress(Exception):  # jaxlib's, where the coordinator is gone

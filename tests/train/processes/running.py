@@ -102,6 +102,12 @@ def ended(processes: list[subprocess.Popen], seconds: float) -> list[Ended]:
     return found
 
 
+def kill(process: subprocess.Popen) -> None:
+    """Ends a process, and what it says."""
+    process.kill()
+    process.communicate()
+
+
 def wait_until(condition, seconds: float = 60) -> None:
     """Returns when a condition holds."""
     until = time.monotonic() + seconds

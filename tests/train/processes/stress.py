@@ -18,7 +18,7 @@ from model import manifest
 from tests.train.processes import running
 from train.metrics import read
 
-NOTHING = "before there was anything to save; run again."
+NOTHING = "with nothing new to save; run again."
 GRACE = 30.0  # seconds, as Google Cloud gives a preempted machine
 
 # The steps take about as long as evaluations and saves, so that signals fall on each.

@@ -174,26 +174,47 @@ def test_a_signal_before_the_first_step_ends_all_at_once(tmp_path, target, numbe
     processes[target].send_signal(number)
     ended = running.ended(processes, 20)
     assert [process.status for process in ended] == [128 + number] * 3, ended
-    sentence = f"asked to end by {number.name}, before there was anything to save; run again.\n"
+    sentence = f"asked to end by {number.name}, with nothing new to save; run again.\n"
     assert ended.pop(target).err == f"error: {sentence}"
     for other in ended:
         assert re.fullmatch(f"error: process {target} on .* ended the run: {sentence}", other.err)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("lost", [0, 1])
-def test_a_killed_process_ends_the_other_with_a_sentence_that_names_it(tmp_path, lost):
+@pytest.mark.parametrize(
+    ("lost", "number"), [(0, signal.SIGKILL), (1, signal.SIGKILL), (0, signal.SIGSTOP)]
+)
+def test_a_lost_process_ends_the_other_with_a_sentence_that_names_it(tmp_path, lost, number):
+    """Killed, or silent as one whose host is gone."""
     long = [arguments(tmp_path, "--config.mesh.data=2", "--config.steps=100000")] * 2
     processes = running.start(long)
     running.wait_until(lambda: len(losses(tmp_path)) >= 2)
-    processes[lost].kill()
-    began = time.monotonic()
-    ended = running.ended(processes, 60)
-    assert time.monotonic() - began < 60
-    assert [ended[lost].status, ended[1 - lost].status] == [-9, LOST]
-    said = ended[1 - lost].err.splitlines()[-1]
+    processes[lost].send_signal(number)
+    try:
+        (other,) = running.ended([processes[1 - lost]], 60)
+    finally:
+        running.kill(processes[lost])
+    assert other.status == LOST
+    said = other.err.splitlines()[-1]
     assert said.startswith(f"error: process {lost} on ")
     assert said.endswith("start all processes again.")
+
+
+@pytest.mark.slow
+def test_a_signal_ends_a_process_whose_coordinator_is_silent(tmp_path):
+    (tmp_path / "slow.py").write_text(SLOW)
+    config = f"--config={running.ROOT}/configs/induction.py"
+    words = [config, *arguments(tmp_path / "run")[1:], "--config.loss=slow:loss"]
+    processes = running.start([[*words, "--config.mesh.data=2"]] * 2, cwd=tmp_path)
+    running.wait_until(lambda: len(list(tmp_path.glob("traced by *"))) == 2)
+    processes[0].send_signal(signal.SIGSTOP)
+    processes[1].send_signal(signal.SIGTERM)
+    try:
+        (ended,) = running.ended([processes[1]], 30)
+    finally:
+        running.kill(processes[0])
+    assert ended.status == 128 + signal.SIGTERM
+    assert "asked to end by SIGTERM" in ended.err
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from train.processes.watch import ENDED, FAILED, LEAVING, LINGER, Watch
 PATIENCE = LINGER + 2 * LEAVING  # seconds in which the others are told
 
 
-class Beginning(threading.Thread):
+class EarlySignals(threading.Thread):
     """Takes SIGTERM and Ctrl-C until ``close``, when a run's first step has been compiled."""
 
     def __init__(self, watch: Watch, first: bool):
@@ -28,7 +28,7 @@ class Beginning(threading.Thread):
           watch: tells the others.
           first: whether this is process 0, with whom the coordinator ends.
         """
-        super().__init__(name="beginning", daemon=True)
+        super().__init__(name="early signals", daemon=True)
         self._watch, self._first = watch, first
         self._over, self._lock = False, threading.Lock()
         self._read, self._write = socket.socketpair()
@@ -64,10 +64,8 @@ class Beginning(threading.Thread):
                         self._end(number)
 
     def _end(self, number: int) -> None:
-        sentence = (
-            f"asked to end by {signal.Signals(number).name}, before there was anything to save; "
-            "run again."
-        )
+        name = signal.Signals(number).name
+        sentence = f"asked to end by {name}, with nothing new to save; run again."
         status = 128 + number
         # In a thread: a coordinator that does not answer keeps nobody from ending.
         told = threading.Thread(target=self._tell, args=(sentence, status), daemon=True)
