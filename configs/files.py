@@ -1,31 +1,45 @@
-"""Text files of a run: written whole or not at all, and read."""
+"""Files of a run, here or in an object store: text written whole or not at all, and read."""
 
 import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
+import fsspec
+
 from configs.errors import UserError, first_line
+from configs.folders import Folder
+
+_PIECE = 1 << 20  # bytes read at once
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Folder, text: str) -> None:
     """Writes a text file whole or not at all.
 
     Raises:
       UserError: it cannot be written.
     """
-    part = path.with_name(path.name + ".part")
     try:
-        with open(part, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except OSError as error:
+        if isinstance(path, Path):
+            _replace(path, text)
+        else:
+            path.write_text(text)  # an object is there whole or not at all
+    except Exception as error:  # of a store, whatever its client raises
         raise UserError(
-            f"{path} cannot be written ({error.strerror}); free space, or name another folder."
+            f"{path} cannot be written ({_reason(error)}); free space, or name another folder."
         ) from error
 
 
-def read_text(path: Path) -> str:
+def _replace(path: Path, text: str) -> None:
+    part = path.with_name(path.name + ".part")
+    with open(part, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(part, path)
+
+
+def read_text(path: Folder) -> str:
     """Returns the text of a file that a run wrote.
 
     Raises:
@@ -33,7 +47,83 @@ def read_text(path: Path) -> str:
     """
     try:
         return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except Exception as error:
+        raise UserError(f"{path} cannot be read ({_reason(error)}); use another step.") from error
+
+
+def pieces(path: Folder) -> Iterator[bytes]:
+    """Yields the bytes of a file, a megabyte at once."""
+    with path.open("rb") as file:
+        while piece := file.read(_PIECE):
+            yield piece
+
+
+def sizes(folder: Folder) -> dict[str, int]:
+    """Returns the size in bytes of each file under a folder, by its path in it, as "model/d/0".
+
+    Raises:
+      UserError: it cannot be looked at; a folder that is not there is empty.
+    """
+    try:
+        if isinstance(folder, Path):
+            files = (Path(place, name) for place, _, names in os.walk(folder) for name in names)
+            return {file.relative_to(folder).as_posix(): file.stat().st_size for file in files}
+        system, name = fsspec.core.url_to_fs(str(folder))
+        start = len(name.rstrip("/")) + 1
+        found = system.find(name, detail=True)
+        return {path[start:]: about["size"] for path, about in found.items()}
+    except Exception as error:
         raise UserError(
-            f"{path} cannot be read ({first_line(error)}); use another step."
+            f"{folder} cannot be looked at ({_reason(error)}); see that it can be reached."
         ) from error
+
+
+def names(folder: Folder) -> list[str]:
+    """Returns the names of what is in a folder; a folder that is not there is empty.
+
+    Raises:
+      UserError: it cannot be looked at.
+    """
+    try:
+        return [entry.name for entry in folder.iterdir()]
+    except FileNotFoundError:
+        return []
+    except Exception as error:
+        raise UserError(
+            f"{folder} cannot be looked at ({_reason(error)}); see that it can be reached."
+        ) from error
+
+
+def make_folder(path: Folder, field: str) -> None:
+    """Makes a folder with those around it.
+
+    Args:
+      path: of the folder; may be there.
+      field: what gave it, with its value, for errors.
+
+    Raises:
+      UserError: it cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except Exception as error:
+        raise UserError(
+            f"{field} cannot be made ({_reason(error)}); name another folder."
+        ) from error
+
+
+def delete(path: Folder) -> None:
+    """Deletes a file, or a folder with all that is in it, as far as that goes."""
+    try:
+        if not isinstance(path, Path):
+            path.rmtree() if path.is_dir() else path.unlink(missing_ok=True)
+        elif path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+    except Exception:  # what stays is deleted another time
+        return
+
+
+def _reason(error: BaseException) -> str:
+    return getattr(error, "strerror", None) or first_line(error).rstrip(".")

@@ -1,9 +1,17 @@
-"""Where a user's things are."""
+"""Where a user's things are: folders of this machine, or of an object store."""
 
 import os
 from pathlib import Path
+from typing import TypeAlias
 
+from etils import epath
+
+from configs import object_stores
 from configs.errors import UserError, first_line
+
+Folder: TypeAlias = (
+    Path | epath.Path
+)  # of this machine, or of an object store such as gs://bucket/run
 
 
 def folder(name: str, field: str) -> Path:
@@ -29,6 +37,23 @@ def folder(name: str, field: str) -> Path:
         reason = getattr(error, "strerror", None) or first_line(error).rstrip(".")
         raise UserError(f"{field}={name} cannot be used ({reason}); name another.") from error
     return path
+
+
+def run_folder(name: str, field: str) -> Folder:
+    """Returns the same, or a folder of an object store, as ``gs://bucket/run`` or ``s3://``.
+
+    Raises:
+      UserError: it cannot be used.
+    """
+    if "://" not in name:
+        return folder(name, field)
+    object_stores.prepare(name, field)
+    return epath.Path(name)
+
+
+def as_folder(path: str) -> Folder:
+    """Returns the path that ``str`` of a folder gave."""
+    return epath.Path(path) if "://" in path else Path(path)
 
 
 def user_cache() -> Path:

@@ -181,7 +181,7 @@ def _finished(folder: Path, config: ConfigDict) -> dict[str, Any] | None:
             digest = open_sources(config).digest
         except UserError:  # figures outlive their text
             return figures
-        check_corpus(folder, digest)
+        check_corpus(saved, digest)
     return figures
 
 

@@ -3,17 +3,21 @@
 A saved step is one folder: Orbax items ``model``, ``optimizer`` and, where there is an average of
 the parameters, ``ema``; plain ``config.json``, ``tokenizer.json`` and ``state.json``, and
 ``manifest.json``, written last: a folder without a manifest does not exist. A saved model is the
-same without ``optimizer`` and ``state.json``, which may be deleted.
+same without ``optimizer`` and ``state.json``, which may be deleted. docs/checkpoints.md has it all.
 """
 
+import dataclasses
+import hashlib
 import json
-import os
 import re
-from pathlib import Path
+from typing import Any
 
+from configs import files
 from configs.errors import UserError
+from configs.files import read_text, write_text
+from configs.folders import Folder
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "manifest.json"
 CONFIG = "config.json"
 TOKENIZER = "tokenizer.json"
@@ -22,41 +26,114 @@ MODEL, OPTIMIZER, EMA = "model", "optimizer", "ema"  # the Orbax items
 STEPS = "checkpoints"  # the folder of a workdir that holds its steps
 
 
-def is_whole(path: Path) -> bool:
-    """Tells whether a folder is a finished save whose files all have their sizes.
+@dataclasses.dataclass(frozen=True)
+class File:
+    """What a manifest says of a file."""
 
-    A step that was reduced to a saved model is whole.
+    size: int  # bytes
+    sha256: str | None  # hexadecimal; None in format 1, which had none
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """What a step or a model is made of."""
+
+    format: int
+    step: int | None  # None in format 1
+    files: dict[str, File]  # by path in the folder, as "model/d/0123"
+    arrays: dict[str, dict[str, dict[str, Any]]]  # shape and dtype by item and name; format 2
+    made: dict[str, Any]  # how: versions, mesh, command line and the like
+
+    def reduced(self) -> "Manifest":
+        """Returns the same of a step that has become a saved model."""
+        of_step = (STATE, f"{OPTIMIZER}/")
+        kept = {name: file for name, file in self.files.items() if not name.startswith(of_step)}
+        arrays = {item: held for item, held in self.arrays.items() if item != OPTIMIZER}
+        return dataclasses.replace(self, files=kept, arrays=arrays)
+
+
+def write(path: Folder, manifest: Manifest) -> None:
+    """Writes the manifest of a folder, which exists as a step from then on."""
+    held = dataclasses.asdict(manifest)
+    held["digest"] = _digest(held)
+    write_text(path / MANIFEST, json.dumps(held, indent=1, sort_keys=True) + "\n")
+
+
+def read(path: Folder) -> Manifest | None:
+    """Returns the manifest of a step or a model; None where it is missing or damaged.
+
+    Raises:
+      UserError: it is of a newer format, or cannot be reached.
     """
+    if not _exists(path / MANIFEST):
+        return None
     try:
-        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-        sizes = manifest["files"]
-        if manifest["format"] > FORMAT:
+        held = json.loads(_text(path / MANIFEST))
+        if held["format"] > FORMAT:
             raise UserError(
-                f"{path} has format {manifest['format']}, newer than this code's {FORMAT}; "
+                f"{path} has format {held['format']}, newer than this code's {FORMAT}; "
                 "use the version that wrote it."
             )
-        reduced = not (path / STATE).exists() and not (path / OPTIMIZER).exists()
-        of_step = (STATE, f"{OPTIMIZER}{os.sep}")
-        return all(
-            (path / name).stat().st_size == size
-            for name, size in sizes.items()
-            if not (reduced and name.startswith(of_step))
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return False
+        if held["format"] == 1:
+            sizes = {name: File(int(size), None) for name, size in held["files"].items()}
+            return Manifest(1, None, sizes, {}, dict(jax=held.get("jax")))
+        if held.pop("digest") != _digest(held):
+            return None
+        held["files"] = {name: File(**about) for name, about in held["files"].items()}
+        return Manifest(**held)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
 
 
-def whole_steps(workdir: Path) -> list[int]:
+def _text(path: Folder) -> str:
+    try:
+        return read_text(path)
+    except UserError as error:
+        # A disk that cannot read it has lost it; a store that does not answer has not.
+        if isinstance(error.__cause__, UnicodeDecodeError | OSError):
+            return ""
+        raise
+
+
+def _exists(path: Folder) -> bool:
+    return path.name in files.names(path.parent)
+
+
+def _digest(held: dict[str, Any]) -> str:
+    """Returns the SHA-256 of all that a manifest holds."""
+    return hashlib.sha256(json.dumps(held, sort_keys=True).encode()).hexdigest()
+
+
+def whole(path: Folder) -> Manifest | None:
+    """Returns the manifest of a folder whose files are all there with their sizes, else None.
+
+    A step that was reduced to a saved model is whole. A step in a run's folder has its number.
+    """
+    found = read(path)
+    if found is None:
+        return None
+    there = files.sizes(path)
+    if STATE not in there and not any(name.startswith(f"{OPTIMIZER}/") for name in there):
+        found = found.reduced()
+    if any(there.get(name) != file.size for name, file in found.files.items()):
+        return None
+    if path.parent.name == STEPS and found.step is not None and path.name != str(found.step):
+        return None
+    return found
+
+
+def whole_steps(workdir: Folder) -> list[int]:
     """Returns the whole steps of a workdir, oldest first."""
-    return [step for step in _steps(workdir) if is_whole(workdir / STEPS / str(step))]
+    return [step for step in steps(workdir) if whole(workdir / STEPS / str(step))]
 
 
-def damaged_steps(workdir: Path) -> list[int]:
+def damaged_steps(workdir: Folder) -> list[int]:
     """Returns the steps of a workdir that were whole once, by their manifest, and are not now."""
-    once = {step for step in _steps(workdir) if (workdir / STEPS / str(step) / MANIFEST).exists()}
+    once = {step for step in steps(workdir) if _exists(workdir / STEPS / str(step) / MANIFEST)}
     return sorted(once.difference(whole_steps(workdir)))
 
 
-def _steps(workdir: Path) -> list[int]:
-    names = (entry.name for entry in (workdir / STEPS).glob("*"))
+def steps(workdir: Folder) -> list[int]:
+    """Returns the steps that a workdir has folders of, whole or not, oldest first."""
+    names = files.names(workdir / STEPS)
     return sorted(int(name) for name in names if re.fullmatch("0|[1-9][0-9]*", name))

@@ -1,44 +1,46 @@
-"""Saved steps and models, opened: what they hold, and their arrays on a mesh.
-
-Orbax is known here and in ``model.saving`` alone. Arrays go by name, as "blocks.0.attention.query";
-nothing is unpickled.
-"""
+"""Saved steps and models, opened: what they hold, and their arrays on a mesh."""
 
 import contextlib
 import dataclasses
 import json
 import os
+import warnings
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import jax
-import orbax.checkpoint.experimental.v1 as ocp
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh
 from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
 from configs import resolved
 from configs.errors import UserError, first_line
 from configs.files import read_text
-from configs.folders import folder
+from configs.folders import Folder, run_folder
+from model import checksums, manifest, stored
 from model.config import ModelConfig
-from model.manifest import CONFIG, EMA, MODEL, STATE, STEPS, TOKENIZER, is_whole, whole_steps
+from model.manifest import CONFIG, EMA, MODEL, STATE, STEPS, TOKENIZER, Manifest
 from model.parameter import by_name, named_arrays, with_arrays
 from model.transformer import Transformer
 from text import tokenizers
 from text.tokenizers import Tokenizer
 
 
+class Damaged(UserError):
+    """A step or a model does not hold what was written; another may."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Saved:
-    """A whole step or model on disk, its arrays not yet read."""
+    """A whole step or model, its arrays not yet read."""
 
-    path: Path  # its folder
+    path: Folder
+    manifest: Manifest
     config: ConfigDict  # the resolved config that it was trained with
     tokenizer: Tokenizer | None  # None for a model of random tokens
     step: int | None  # optimizer steps taken; None for a saved model
     corpus: str | None  # digest of the text and tokens that it was trained on, where it is known
+    verified: set[str]  # items whose files hold what was written
 
     @property
     def model_config(self) -> ModelConfig:
@@ -64,13 +66,16 @@ class Saved:
 
     def holds(self, item: str) -> bool:
         """Tells whether an item was saved."""
-        return (self.path / item).is_dir()
+        return any(name.startswith(f"{item}/") for name in self.manifest.files)
 
     def load(self, item: str, abstract: PyTree, mesh: Mesh) -> PyTree:
         """Reads an item, such as "model", with the structure, dtypes and shardings of ``abstract``.
 
+        Arrays that ``abstract`` does not name are left.
+
         Raises:
-          UserError: an array is missing or has another shape, or a file cannot be read.
+          UserError: an array is missing or has another shape, a file cannot be read, or does not
+            hold what was written.
         """
         wanted, shapes = by_name(abstract), self.shapes(item)
         for name, leaf in wanted.items():
@@ -84,24 +89,27 @@ class Saved:
                     f"{self.path / item} {holds} and the config asks for {tuple(shape)}; "
                     "restore it into the config that it was saved with."
                 )
-
-        def placed(leaf: Any) -> jax.ShapeDtypeStruct:
-            spec = leaf.sharding.spec if leaf.sharding is not None else jax.P()
-            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, spec))
-
+        if item not in self.verified:
+            verify(self.path, self.manifest, (item,))
+            self.verified.add(item)
         with self._reading(item):
-            arrays = ocp.load_checkpointables(self.path, {item: jax.tree.map(placed, wanted)})[item]
+            placed = {name: stored.placed(leaf, mesh) for name, leaf in wanted.items()}
+            arrays = stored.read(self.path, item, placed)
         return jax.tree.unflatten(jax.tree.structure(abstract), [arrays[name] for name in wanted])
 
-    def shapes(self, item: str) -> dict[str, tuple[int, ...]]:
+    def shapes(self, item: str) -> stored.Shapes:
         """Returns the shape of each array of an item, "model" or "optimizer", by its name.
 
         Raises:
           UserError: the item is missing, or cannot be read.
         """
+        held = self.manifest.arrays.get(item)
+        if held is not None:
+            return {name: tuple(about["shape"]) for name, about in held.items()}
         with self._reading(item):
-            arrays = ocp.checkpointables_metadata(self.path).metadata[item]
-            return {name: tuple(array.shape) for name, array in arrays.items()}
+            if not self.holds(item):
+                raise KeyError("it was not saved, or is deleted")
+            return stored.shapes(self.path, item)
 
     @contextlib.contextmanager
     def _reading(self, item: str) -> Iterator[None]:
@@ -114,30 +122,111 @@ class Saved:
             ) from error
 
 
-def open_saved(checkpoint: str | os.PathLike[str], field: str = "--checkpoint") -> Saved:
-    """Opens the folder of a run (its newest whole step), of a step, or of a saved model.
+def verify(path: Folder, held: Manifest, items: tuple[str, ...]) -> None:
+    """Checks that the files of some items, and the plain ones, hold what was written.
+
+    Args:
+      path: of the step or model.
+      held: its manifest.
+      items: such as "model".
+
+    Raises:
+      Damaged: some do not.
+    """
+    if found := checksums.damaged(path, checksums.of_items(held, items)):
+        raise Damaged(damage(path / found[0]))
+
+
+def damage(file: Folder) -> str:
+    """Returns the sentence for a file that is damaged."""
+    return (
+        f"{file} does not hold what was written; use another step, or copy this one again from "
+        "where it came."
+    )
+
+
+def candidates(checkpoint: str | os.PathLike[str], field: str = "--checkpoint") -> list[Folder]:
+    """Returns the folders of the steps that a run's folder may stand for, the newest first.
+
+    A step, or a saved model, stands for itself. Their sizes are right; what they hold is not yet
+    looked at.
 
     Raises:
       UserError: there is no such folder, or nothing whole in it.
     """
-    path = folder(os.fspath(checkpoint), field)
+    path = run_folder(os.fspath(checkpoint), field)
     if not path.is_dir():
         raise UserError(f"{field}={checkpoint} is no folder; name a run, a step or a model.")
-    if not is_whole(path):
-        steps = whole_steps(path)
-        if not steps:
-            raise UserError(
-                f"{field}={checkpoint} is neither a run with a finished save, nor a step, "
-                "nor a saved model; name one of these."
-            )
-        path = path / STEPS / str(steps[-1])
+    if manifest.whole(path):
+        return [path]
+    steps = manifest.whole_steps(path)
+    if not steps:
+        raise UserError(
+            f"{field}={checkpoint} is neither a run with a finished save, nor a step, "
+            "nor a saved model; name one of these."
+        )
+    return [path / STEPS / str(step) for step in reversed(steps)]
+
+
+def open_step(path: Folder, items: tuple[str, ...] = (MODEL,), is_verified: bool = False) -> Saved:
+    """Opens a step or a saved model whose files hold what was written.
+
+    Args:
+      path: its folder.
+      items: whose files are looked at, where it has them; ``load`` looks at others itself.
+      is_verified: whether that has been done.
+
+    Raises:
+      Damaged: it is not whole, or a file does not hold what was written.
+      UserError: this version cannot read it.
+    """
+    held = manifest.whole(path)
+    if held is None:
+        raise Damaged(f"{path} is not whole; use another step.")
+    if not is_verified:
+        verify(path, held, items)
     config = resolved.from_json(read_text(path / CONFIG), str(path / CONFIG))
-    tokenizer = tokenizers.load(path / TOKENIZER) if (path / TOKENIZER).exists() else None
+    tokenizer = None
+    if TOKENIZER in held.files:
+        tokenizer = tokenizers.from_json(read_text(path / TOKENIZER), str(path / TOKENIZER))
     step = corpus = None
-    if (path / STATE).exists():
+    if STATE in held.files:
+        about = read_state(path)
+        step, corpus = int(about["step"]), about.get("corpus")
+    return Saved(path, held, config, tokenizer, step, corpus, set(items))
+
+
+def read_state(path: Folder) -> dict[str, Any]:
+    """Returns what ``state.json`` of a step holds.
+
+    Raises:
+      Damaged: it is damaged.
+    """
+    try:
+        about = json.loads(read_text(path / STATE))
+        if path.parent.name == STEPS and path.name != str(int(about["step"])):
+            raise ValueError(about["step"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise Damaged(f"{path / STATE} is damaged; use another step.") from error
+    return about
+
+
+def open_saved(checkpoint: str | os.PathLike[str], field: str = "--checkpoint") -> Saved:
+    """Opens the folder of a run (its newest whole step), of a step, or of a saved model.
+
+    A step whose files do not hold what was written is passed over, with a warning.
+
+    Raises:
+      UserError: there is no such folder, or nothing whole in it.
+    """
+    passed: list[Damaged] = []
+    for path in candidates(checkpoint, field):
         try:
-            about = json.loads(read_text(path / STATE))
-            step, corpus = int(about["step"]), about.get("corpus")
-        except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{path / STATE} is damaged; use another step.") from error
-    return Saved(path, config, tokenizer, step, corpus)
+            found = open_step(path)
+        except Damaged as error:
+            passed.append(error)
+            continue
+        for mistake in passed:
+            warnings.warn(str(mistake), stacklevel=2)
+        return found
+    raise passed[0]

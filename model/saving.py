@@ -1,30 +1,55 @@
 """Steps and models written: by a thread, whole or not at all; and deleted."""
 
-import json
-import shutil
+import hashlib
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
+from typing import Any
 
 import jax
-import orbax.checkpoint.experimental.v1 as ocp
 from jaxtyping import PyTree
-from orbax.checkpoint import multihost
 
+from configs import files
 from configs.errors import UserError, first_line
 from configs.files import write_text
-from model.manifest import FORMAT, MANIFEST, is_whole
+from configs.folders import Folder
+from model import checksums, manifest, stored
+from model.manifest import FORMAT, MANIFEST, File, Manifest
 from model.parameter import by_name
 
-_LONGEST_WAIT = 3_600_000  # milliseconds, until process 0 has written the plain files
+# Tells all processes, from a thread, what each has to say of a topic.
+Exchange = Callable[[str, Any], list[Any]]
 
 _copy = jax.jit(lambda array: array.copy())
 
 
-def save(path: Path, items: dict[str, PyTree], documents: dict[str, str]) -> Future[None]:
+def alone(topic: str, value: Any) -> list[Any]:
+    """Exchanges with nobody."""
+    del topic
+    return [value]
+
+
+def save(
+    path: Folder,
+    items: dict[str, PyTree],
+    documents: dict[str, str],
+    step: int | None = None,
+    made: dict[str, Any] | None = None,
+    exchange: Exchange = alone,
+    after: Callable[[], None] = lambda: None,
+) -> Future[Manifest]:
     """Begins to write a step or a model: when this returns, its arrays may be overwritten.
 
-    ``items`` are the arrays of each Orbax item, ``documents`` the texts of the plain files; there
-    has to be room (``make_room``). All processes of a run call it.
+    Nothing may be there. All processes of a run call it. Each takes the checksums of what it
+    wrote itself, and when all have, process 0 writes the manifest.
+
+    Args:
+      path: of its folder.
+      items: the arrays of each Orbax item.
+      documents: the texts of the plain files.
+      step: optimizer steps taken; None for a model.
+      made: how, for the manifest.
+      exchange: with the other processes.
+      after: is called by process 0 when it is whole.
 
     Returns:
       A future, done when the save is whole; it raises UserError where it could not be written.
@@ -32,25 +57,39 @@ def save(path: Path, items: dict[str, PyTree], documents: dict[str, str]) -> Fut
     Raises:
       UserError: nothing can be written there.
     """
+    named = {item: by_name(tree) for item, tree in items.items()}
+    shapes = {
+        item: {name: _about(array) for name, array in arrays.items()}
+        for item, arrays in named.items()
+    }
     if jax.default_backend() == "cpu":  # it would lend its arrays to the writer
-        items = jax.tree.map(_copy, items)
+        named = jax.tree.map(_copy, named)
+    index = jax.process_index()
     try:
-        arrays = ocp.save_checkpointables_async(path, {n: by_name(t) for n, t in items.items()})
+        written = stored.write(path, named)
     except OSError as error:
         raise UserError(
             f"{path} cannot be written ({error.strerror}); name a workdir that can."
         ) from error
 
-    barrier = multihost.get_barrier_sync_fn()
-
-    def finish() -> None:
+    def finish() -> Manifest:
         try:
-            arrays.result()
-            if jax.process_index() == 0:
+            written()
+            if index == 0:
                 for name, text in documents.items():
                     write_text(path / name, text)
-                write_manifest(path)
-            barrier(key=f"whole {path}", timeout_ms=_LONGEST_WAIT)
+            lengths = files.sizes(path)
+            mine = checksums.hashed(path, stored.own_files(list(lengths), index))
+            found = {name: (lengths[name], digest) for name, digest in mine.items()}
+            parts = exchange(f"hashed {path}", found)
+            merged = {name: File(*about) for part in parts for name, about in part.items()}
+            whole = Manifest(FORMAT, step, merged, shapes, made or {})
+            if index == 0:
+                _check_documents(documents, merged, path)
+                manifest.write(path, whole)
+                after()
+            exchange(f"whole {path}", None)
+            return whole
         except Exception as error:  # Orbax and tensorstore raise whatever the disk causes
             raise UserError(
                 f"{path} could not be written ({first_line(error)}); what was saved before is "
@@ -60,23 +99,21 @@ def save(path: Path, items: dict[str, PyTree], documents: dict[str, str]) -> Fut
     return ThreadPoolExecutor(1, "save").submit(finish)
 
 
-def make_room(path: Path) -> bool:
-    """Deletes a step that is not whole; returns whether none is there now."""
-    if is_whole(path):
-        return False
-    if path.exists():
-        delete(path)
-    return True
+def _about(array: jax.Array) -> dict[str, Any]:
+    """Returns an array's shape and dtype as it is stored: the key of a generator as numbers."""
+    if jax.dtypes.issubdtype(array.dtype, jax.dtypes.prng_key):
+        array = jax.eval_shape(jax.random.key_data, array)
+    return dict(shape=list(array.shape), dtype=array.dtype.name)
 
 
-def delete(path: Path) -> None:
+def _check_documents(documents: dict[str, str], found: dict[str, File], path: Folder) -> None:
+    """Checks that the plain files hold what was to be written."""
+    for name, text in documents.items():
+        if found[name].sha256 != hashlib.sha256(text.encode()).hexdigest():
+            raise OSError(f"{path / name} does not hold what was written")
+
+
+def delete(path: Folder) -> None:
     """Deletes a step: its manifest first, so that a half-deleted one does not exist."""
-    (path / MANIFEST).unlink(missing_ok=True)
-    shutil.rmtree(path, ignore_errors=True)
-
-
-def write_manifest(path: Path) -> None:
-    files = [file for file in sorted(path.rglob("*")) if file.is_file()]
-    sizes = {str(file.relative_to(path)): file.stat().st_size for file in files}
-    manifest = dict(format=FORMAT, jax=jax.__version__, files=sizes)
-    write_text(path / MANIFEST, json.dumps(manifest, indent=1) + "\n")
+    files.delete(path / MANIFEST)
+    files.delete(path)

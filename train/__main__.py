@@ -15,7 +15,7 @@ from absl import flags
 from configs import command
 from configs.console import SteadyConsole
 from configs.errors import UserError
-from configs.folders import folder
+from configs.folders import run_folder
 from model.compiled import keep_compiled
 from train.loop import train
 from train.processes import joining
@@ -32,7 +32,7 @@ def main() -> None:
     keep_compiled()
     if not flags.FLAGS.workdir:
         raise UserError("--workdir is missing; name the run's folder, for example runs/toy.")
-    config, workdir = command.config(), folder(flags.FLAGS.workdir, "--workdir")
+    config, workdir = command.config(), run_folder(flags.FLAGS.workdir, "--workdir")
     console = SteadyConsole()
     with joining.join() as processes:
         outcome = train(config, workdir, console, processes)

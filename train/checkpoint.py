@@ -1,8 +1,9 @@
 """When a run saves, what it keeps, and from where it goes on."""
 
+import contextlib
+import functools
 import json
 from concurrent.futures import Future
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -11,34 +12,43 @@ from ml_collections import ConfigDict
 
 from configs import resolved
 from configs.errors import UserError
-from configs.files import read_text
+from configs.files import make_folder, names, read_text
+from configs.folders import Folder, as_folder
 from configs.safe import is_safe
 from model import manifest
-from model.manifest import CONFIG, EMA, MODEL, OPTIMIZER, STATE, STEPS, TOKENIZER
+from model.manifest import CONFIG, EMA, MODEL, OPTIMIZER, STATE, STEPS, TOKENIZER, Manifest
 from model.parameter import named_arrays, with_arrays
-from model.saved import Saved, open_saved
-from model.saving import delete, make_room, save
+from model.saved import Damaged, Saved, open_step
+from model.saving import delete, save
 from model.transformer import Transformer
 from text.tokenizers import Tokenizer
 from train.calls import due
+from train.holding import Holding
 from train.metrics import read
-from train.processes.alike import wait_for
+from train.opening import ITEMS, first_whole
 from train.processes.group import Processes
+from train.provenance import provenance
+from train.retention import sweep_up, thin
 from train.step import TrainState
 
 MASTER = "master"  # beside the optimizer's own arrays
 
 
 class Checkpoints:
-    """The saved steps of one run."""
+    """The saved steps of one run.
+
+    Attributes:
+      passed: a sentence on each step that was passed over, as it does not hold what was written.
+    """
 
     def __init__(
         self,
-        workdir: Path,
+        workdir: Folder,
         config: ConfigDict,
         tokenizer: Tokenizer | None,
         corpus: str | None = None,
         processes: Processes | None = None,
+        holding: Holding | None = None,
     ):
         """Args: the run's folder, its config, its tokenizer, the digest of its text, who runs it.
 
@@ -49,16 +59,14 @@ class Checkpoints:
         self.config = config
         self.tokenizer, self.corpus = tokenizer, corpus
         self.processes = processes or Processes()
-        self._saving: Future[None] | None = None
-        self.processes.told(self._make)
-
-    def _make(self) -> None:
-        try:
-            (self.workdir / STEPS).mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(
-                f"--workdir={self.workdir} cannot be made ({error.strerror}); name another folder."
-            ) from error
+        self._holding = holding or Holding(workdir, self.processes)
+        self.passed: list[str] = []
+        self._saving: Future[Manifest] | None = None
+        self._saved: int | None = (
+            None  # the newest step, of those that this session knows to be whole
+        )
+        steps = workdir / STEPS
+        self.processes.told(lambda: make_folder(steps, f"--workdir={workdir}"))
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -72,15 +80,22 @@ class Checkpoints:
         return step == self.config.steps or due(self.config.checkpoint.every, step)
 
     def save(self, state: TrainState, step: int) -> None:
-        """Begins to save a step; waits for the save before, then thins the old ones.
+        """Begins to save a step; waits for the save before.
 
         Raises:
           UserError: this save, or the one before, could not be written.
         """
         self.wait()
-        path = self.workdir / STEPS / str(step)
-        if not self.processes.told(lambda: make_room(path)):
+        if step == self._saved:
             return
+        path = self.workdir / STEPS / str(step)
+
+        def make_room() -> None:
+            self._holding.check()
+            make_folder(path.parent, f"--workdir={self.workdir}")
+            delete(path)  # cut off, or passed over when the run went on from before it
+
+        self.processes.told(make_room)
         about = dict(step=step, corpus=self.corpus)
         documents = {CONFIG: resolved.to_json(self.config), STATE: json.dumps(about) + "\n"}
         if self.tokenizer is not None:
@@ -88,59 +103,65 @@ class Checkpoints:
         items = {MODEL: named_arrays(state.model), OPTIMIZER: _kept(state), EMA: state.ema}
         # Orbax refuses an item without arrays, as an optimizer without a state is.
         items = {name: item for name, item in items.items() if jax.tree.leaves(item)}
-        self._saving = save(path, items, documents)
+        made = provenance(jax.tree.leaves(items)[0].sharding.mesh, self.config.seed)
+        after = functools.partial(thin, self.workdir, self.config.checkpoint)
+        exchange = self.processes.exchange
+        self._saving = save(path, items, documents, step, made, exchange, after)
 
     def wait(self) -> None:
         """Returns when nothing is on its way and old steps are thinned."""
         if self._saving is not None:
             pending, self._saving = self._saving, None
-            pending.result()
-            if self.processes.first:
-                self._thin()
+            self._saved = pending.result().step
 
-    def restore(self, abstract: TrainState, mesh: Mesh) -> TrainState | None:
-        """Returns the newest whole step on a mesh, or None where there is none.
+    def find(self) -> Saved | None:
+        """Returns the newest step that holds what was written; None where there is none.
+
+        Raises:
+          UserError: there are steps, and none is whole any more.
+        """
+
+        def decide() -> list[str]:
+            if self.processes.first:
+                sweep_up(self.workdir)
+            damaged = manifest.damaged_steps(self.workdir)
+            self.passed += [f"step {step} has files missing or cut off" for step in damaged]
+            whole = manifest.whole_steps(self.workdir)
+            if damaged and not whole:
+                raise UserError(_none_whole(self.workdir, damaged))
+            return [str(self.workdir / STEPS / str(step)) for step in reversed(whole)]
+
+        paths = [as_folder(path) for path in self.processes.told(decide)]
+        found = first_whole(paths, ITEMS, self.processes, self.passed.append)
+        if found is None and paths:
+            raise UserError(_none_whole(self.workdir, manifest.steps(self.workdir)))
+        if found is not None and found.step is None:
+            raise UserError(
+                f"{found.path} is a saved model, without the state of a run; begin a new run with "
+                f"checkpoint.restore_from={found.path}."
+            )
+        self._saved = found.step if found else None
+        return found
+
+    def restore(self, saved: Saved, abstract: TrainState, mesh: Mesh) -> TrainState:
+        """Returns the state of a saved step on a mesh.
 
         Args:
+          saved: the step.
           abstract: the state's shapes and shardings.
           mesh: to put it on; it need not be the one that the step was saved from.
         """
-
-        def decide() -> str:
-            found = newest(self.workdir)
-            return str(found.path) if found else ""
-
-        path = self.processes.told(decide)
-        if not path:
-            return None
-        latest = self.processes.together(lambda: open_saved(wait_for(path)))
-        if latest.step is None:
-            raise UserError(
-                f"{latest.path} is a saved model, without the state of a run; begin a new run with "
-                f"checkpoint.restore_from={latest.path}."
-            )
-        model = latest.load(MODEL, named_arrays(abstract.model), mesh)
+        model = saved.load(MODEL, named_arrays(abstract.model), mesh)
         optimizer = _kept(abstract)
         if jax.tree.leaves(optimizer):
-            optimizer = latest.load(OPTIMIZER, optimizer, mesh)
+            optimizer = saved.load(OPTIMIZER, optimizer, mesh)
         master = optimizer.pop(MASTER)
         # A run that had no average before begins it at its parameters.
-        begun = latest.holds(EMA) or not abstract.ema
-        ema = abstract.ema and latest.load(EMA if begun else MODEL, abstract.ema, mesh)
+        begun = saved.holds(EMA) or not abstract.ema
+        ema = abstract.ema and saved.load(EMA if begun else MODEL, abstract.ema, mesh)
         ema = ema if begun else ema | jax.tree.map(jax.numpy.copy, master)
-        step = jax.device_put(jax.numpy.int32(latest.step), jax.NamedSharding(mesh, jax.P()))
+        step = jax.device_put(jax.numpy.int32(saved.step), jax.NamedSharding(mesh, jax.P()))
         return TrainState(step, with_arrays(abstract.model, model), optimizer, master, ema)
-
-    def damaged(self) -> list[int]:
-        """Returns the steps that were whole once and are not now."""
-        return self.processes.told(lambda: manifest.damaged_steps(self.workdir))
-
-    def _thin(self) -> None:
-        keep = self.config.checkpoint
-        steps = manifest.whole_steps(self.workdir)
-        for step in steps[: -max(1, keep.keep)]:
-            if not (keep.keep_every and step % keep.keep_every == 0):
-                delete(self.workdir / STEPS / str(step))
 
 
 def _kept(state: TrainState) -> dict[str, Any]:
@@ -148,72 +169,77 @@ def _kept(state: TrainState) -> dict[str, Any]:
     return {**state.optimizer, MASTER: state.master}
 
 
-def newest(workdir: Path) -> Saved | None:
-    """Returns the newest whole step of a run, its arrays not yet read; None where there is none.
+def _none_whole(workdir: Folder, steps: list[int]) -> str:
+    listed = ", ".join(str(step) for step in steps)
+    return (
+        f"{workdir / STEPS} holds step {listed}, with files missing, cut off or changed; copy it "
+        "again from where it came, or name another workdir."
+    )
+
+
+def newest(workdir: Folder) -> Saved | None:
+    """Returns the newest whole step of a run, its arrays not looked at; None where there is none.
 
     Raises:
       UserError: there are steps, and none is whole any more.
     """
-    steps = manifest.whole_steps(workdir)
-    damaged = manifest.damaged_steps(workdir)
-    if damaged and not steps:
-        listed = ", ".join(str(step) for step in damaged)
-        raise UserError(
-            f"{workdir / STEPS} holds step {listed}, with files missing or cut off; copy it again "
-            "from where it came, or name another workdir."
-        )
-    return open_saved(workdir / STEPS / str(steps[-1])) if steps else None
+    for step in reversed(manifest.whole_steps(workdir)):
+        with contextlib.suppress(Damaged):
+            return open_step(workdir / STEPS / str(step), ())
+    if damaged := manifest.damaged_steps(workdir):
+        raise UserError(_none_whole(workdir, damaged))
+    return None
 
 
-def check_corpus(workdir: Path, digest: str) -> None:
+def check_corpus(before: Saved | None, digest: str) -> None:
     """Refuses to go on with another text than the one that a run has read.
 
     Args:
-      workdir: of the run; may be new.
+      before: the run's newest step.
       digest: of the text at hand and its tokens.
 
     Raises:
-      UserError: the run's newest step was trained on another.
+      UserError: it was trained on another.
     """
-    before = newest(workdir)
     if before is not None and before.corpus not in (None, digest):
         raise UserError(
-            f"--workdir={workdir} was trained on another text than data.path and data.tokenizer "
-            "give now; restore them, or start a new run with checkpoint.restore_from."
+            f"--workdir={before.path.parent.parent} was trained on another text than data.path and "
+            "data.tokenizer give now; restore them, or start a new run with "
+            "checkpoint.restore_from."
         )
 
 
 def start_from(
-    checkpoint: str, model: Transformer, tokenizer: Tokenizer | None, mesh: Mesh
+    source: Saved, model: Transformer, tokenizer: Tokenizer | None, mesh: Mesh
 ) -> Transformer:
-    """Returns a model with the parameters of a run, a step or a saved model.
+    """Returns a model with the parameters of a saved one.
 
     Args:
-      checkpoint: its folder.
+      source: a step or a saved model.
       model: whose shapes and places it takes.
       tokenizer: of the new run.
       mesh: that the model is on.
 
     Raises:
-      UserError: there is none, its shapes are not the model's, or it has other tokens.
+      UserError: its shapes are not the model's, or it has other tokens.
     """
-    source = open_saved(checkpoint, "checkpoint.restore_from")
     old, new = (None if t is None else t.to_json() for t in (source.tokenizer, tokenizer))
     if old != new:
         raise UserError(
-            f"checkpoint.restore_from={checkpoint} has other tokens than this run; set "
+            f"checkpoint.restore_from={source.path} has other tokens than this run; set "
             f"data.tokenizer={source.path / TOKENIZER}, or leave restore_from empty."
         )
     arrays = source.load(MODEL, named_arrays(model), mesh)
     return with_arrays(model, arrays)
 
 
-def check_workdir(workdir: Path, config: ConfigDict) -> dict[str, tuple]:
-    """Compares a run's config with the one that its folder holds.
+def check_workdir(workdir: Folder, config: ConfigDict, before: Saved | None) -> dict[str, tuple]:
+    """Compares a run's config with the one that it had before.
 
     Args:
       workdir: of the run; may be new.
       config: resolved.
+      before: its newest step, whose config counts, as its checksum is known.
 
     Returns:
       (old, new) of each safe field that changes.
@@ -222,15 +248,15 @@ def check_workdir(workdir: Path, config: ConfigDict) -> dict[str, tuple]:
       UserError: an unsafe field differs.
     """
     path = workdir / CONFIG
-    before = None if path.exists() else newest(workdir)
     if before is not None:
-        path = before.path / CONFIG
-    if not path.exists():
+        old = before.config
+    elif CONFIG in names(workdir):
+        old = resolved.from_json(read_text(path), str(path))
+    else:
         return {}
-    old = resolved.from_json(read_text(path), str(path))
     changes = resolved.difference(old, config)
     unsafe = [name for name in changes if not is_safe(name)]
-    if unsafe and (newest(workdir) or read(workdir)):  # where no step was taken, none is lost
+    if unsafe and (before or read(workdir)):  # where no step was taken, none is lost
         listed = ", ".join("{}: {!r} -> {!r}".format(n, *changes[n]) for n in unsafe)
         raise UserError(
             f"--workdir={workdir} holds a run of another config ({listed}); restore these fields, "

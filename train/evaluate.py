@@ -19,9 +19,10 @@ from configs.errors import UserError
 from configs.figures import write_json
 from model.axes import check_mesh, make_mesh, split_host
 from model.compiled import keep_compiled
-from model.saved import open_saved
+from model.manifest import EMA, MODEL
 from text.reading import open_sources
 from train.held_out import evaluate
+from train.opening import open_together
 from train.processes import joining
 from train.processes.alike import check_alike, of_flags
 from train.processes.group import Processes
@@ -42,7 +43,9 @@ def main() -> None:
 
 def _evaluate(processes: Processes) -> None:
     given = checkpoint_flags.checkpoint()
-    saved = open_saved(processes.told(lambda: str(open_saved(given).path)))
+    console = Console(highlight=False, soft_wrap=True, quiet=not processes.first)
+    items = (EMA if flags.FLAGS.ema else MODEL,)
+    saved = open_together(given, processes, items, say=console.print)
     config = saved.config
     sources = open_sources(config, saved.tokenizer)
     if saved.corpus not in (None, sources.digest):
@@ -63,7 +66,6 @@ def _evaluate(processes: Processes) -> None:
         )
     if not processes.first:
         return
-    console = Console(highlight=False, soft_wrap=True)
     console.print(f"{saved.path} on held-out text", markup=False)
     console.print(render(figures))
     if flags.FLAGS.json:

@@ -5,7 +5,6 @@ import dataclasses
 import functools
 import math
 import time
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -16,19 +15,22 @@ from rich.console import Console
 from configs import resolved
 from configs.errors import UserError
 from configs.files import write_text
+from configs.folders import Folder
 from model.axes import ShardingRules, check_mesh, make_mesh, notes, split_host
 from model.config import ModelConfig
 from model.manifest import CONFIG
-from model.saved import open_saved
+from model.saved import Saved
 from text.reading import Sources, open_sources
 from train import loss, profile
 from train.batches import training_batches
 from train.calls import calls, due
 from train.checkpoint import Checkpoints, check_corpus, check_workdir, start_from
 from train.held_out import evaluate
+from train.holding import Holding
 from train.memory import check_memory
 from train.metrics import Metrics, Unwritten, read
 from train.numbers import Numbers
+from train.opening import open_together
 from train.optimizer import Optimizer
 from train.processes.alike import check_alike, check_shared, of_config
 from train.processes.group import Processes
@@ -49,7 +51,7 @@ class Outcome:
 
 def train(
     config: ConfigDict,
-    workdir: Path,
+    workdir: Folder,
     console: Console | None = None,
     processes: Processes | None = None,
 ) -> Outcome:
@@ -79,14 +81,12 @@ def train(
     rows = config.batch_size // config.optim.accumulate
     check_mesh(mesh, model_config, rows, config.length, config.mesh.residual)
     check_memory(config, model_config, mesh)
-
-    def check() -> dict[str, tuple]:
-        check_corpus(workdir, sources.digest)
-        return check_workdir(workdir, config)
-
-    changes = processes.told(check)
-    with jax.set_mesh(mesh):
-        return _run(config, model_config, sources, mesh, workdir, changes, console, processes)
+    with Holding(workdir, processes) as holding:
+        checkpoints = Checkpoints(
+            workdir, config, sources.tokenizer, sources.digest, processes, holding
+        )
+        with jax.set_mesh(mesh):
+            return _run(config, model_config, sources, mesh, checkpoints, console, processes)
 
 
 def _run(
@@ -94,15 +94,16 @@ def _run(
     model_config: ModelConfig,
     sources: Sources,
     mesh: Mesh,
-    workdir: Path,
-    changes: dict[str, tuple],
+    checkpoints: Checkpoints,
     console: Console,
     processes: Processes,
 ) -> Outcome:
+    workdir, before = checkpoints.workdir, checkpoints.find()
+    check_corpus(before, sources.digest)
+    changes = processes.told(lambda: check_workdir(workdir, config, before))
     optimizer = make_optimizer(config, model_config)
-    checkpoints = Checkpoints(workdir, config, sources.tokenizer, sources.digest, processes)
     state = _first_state(
-        config, model_config, optimizer, checkpoints, sources, mesh, console, processes
+        config, model_config, optimizer, checkpoints, before, sources, mesh, console, processes
     )
     start = int(state.step)
     documents = config.data.rows == "packed" and sources.tokenizer is not None
@@ -208,6 +209,7 @@ def _first_state(
     model_config: ModelConfig,
     optimizer: Optimizer,
     checkpoints: Checkpoints,
+    before: Saved | None,
     sources: Sources,
     mesh: Mesh,
     console: Console,
@@ -218,25 +220,25 @@ def _first_state(
         init_state, model_config, optimizer, rules=ShardingRules.of(config.mesh)
     )
     abstract = jax.eval_shape(fresh, jax.random.key(config.seed))
-    state = checkpoints.restore(abstract, mesh)
-    for step in checkpoints.damaged():
-        console.print(f"step {step} has files missing or cut off: passed over", highlight=False)
-    if state is not None:
-        console.print(f"resumed from step {int(state.step)}", highlight=False)
+    for sentence in checkpoints.passed:
+        console.print(f"{sentence}: passed over", highlight=False, markup=False)
+    if before is not None:
+        state = checkpoints.restore(before, abstract, mesh)
+        console.print(f"resumed from step {before.step}", highlight=False)
         return state
     # Run once: on a CPU, to optimise it takes far longer than to run it.
     options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
     source = config.checkpoint.restore_from
     if not source:
         return jax.jit(fresh, compiler_options=options)(jax.random.key(config.seed))
-    newest = processes.told(lambda: str(open_saved(source, "checkpoint.restore_from").path))
-    model = start_from(newest, abstract.model, sources.tokenizer, mesh)
+    saved = open_together(source, processes, field="checkpoint.restore_from", say=console.print)
+    model = start_from(saved, abstract.model, sources.tokenizer, mesh)
     console.print(f"parameters from {source}", highlight=False)
     begin = functools.partial(state_of, optimizer)
     return jax.jit(begin, donate_argnums=0, compiler_options=options)(model)
 
 
-def _evaluation(workdir: Path, step: int) -> dict[str, float]:
+def _evaluation(workdir: Folder, step: int) -> dict[str, float]:
     """What the run's record says of the evaluation after a step; empty where there was none."""
     rows = (row for row in read(workdir) if row["step"] == step)
     return {n[5:]: value for row in rows for n, value in row.items() if n.startswith("eval/")}
@@ -247,7 +249,7 @@ def _shown(evaluation: dict[str, float]) -> str:
 
 
 def _summary(
-    config: ConfigDict, record: Record, evaluation: dict[str, float], workdir: Path
+    config: ConfigDict, record: Record, evaluation: dict[str, float], workdir: Folder
 ) -> str:
     seconds = time.monotonic() - record.began
     tokens = (config.steps - record.start) * config.batch_size * config.length

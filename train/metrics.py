@@ -2,7 +2,8 @@
 
 import json
 import math
-import os
+import shutil
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,34 +11,40 @@ from typing import Any
 from tensorboardX import SummaryWriter
 
 from configs.errors import UserError
-from configs.files import write_text
+from configs.files import names, read_text
+from configs.folders import Folder
+from train.journal import journal
 
 NAME = "metrics.jsonl"
+BOARD = "tensorboard"
 
 
 class Metrics:
     """Appends a row a logged step; rows past the step that a run goes on from are dropped."""
 
-    def __init__(self, workdir: Path, step: int, tensorboard: bool):
+    def __init__(self, workdir: Folder, step: int, tensorboard: bool):
         """Args: the run's folder, the step it starts from, whether to write TensorBoard events.
 
         Raises:
           UserError: one of them cannot be written.
         """
-        path, events = workdir / NAME, workdir / "tensorboard"
+        self._workdir, self._tensorboard = workdir, tensorboard
+        kept = [row for row in read(workdir) if row["step"] <= step]
+        text = "".join(json.dumps(row) + "\n" for row in kept)
+        # TensorBoard appends, which an object store cannot: there its files are copied.
+        self._events = workdir / BOARD if isinstance(workdir, Path) else _local_folder()
         try:
             if tensorboard:
-                events.mkdir(exist_ok=True)
-            if path.is_file():
-                kept = [row for row in read(workdir) if row["step"] <= step]
-                write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
-            self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115
+                self._events.mkdir(exist_ok=True)
+            self._file = journal(workdir / NAME, text)
         except OSError as error:
             raise UserError(
                 f"{error.filename} cannot be written ({error.strerror}); move what is there away, "
                 "or name another workdir."
             ) from error
-        self._board = SummaryWriter(str(events), purge_step=step + 1, write_to_disk=tensorboard)
+        self._board = SummaryWriter(
+            str(self._events), purge_step=step + 1, write_to_disk=tensorboard
+        )
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Appends a row; ``step`` counts the steps taken, and what is not finite becomes null.
@@ -47,25 +54,26 @@ class Metrics:
         """
         finite = {name: value for name, value in values.items() if math.isfinite(value)}
         row = dict(step=step, **dict.fromkeys(values) | finite)
-        try:
-            self._file.write(json.dumps(row) + "\n")
-            self._file.flush()
-        except OSError as error:
-            raise UserError(
-                f"{self._file.name} cannot be written ({error.strerror}); what was saved before is "
-                "whole: free space and start again."
-            ) from error
+        self._file.append(json.dumps(row) + "\n")
         for name, value in finite.items():
             self._board.add_scalar(name, value, step)
 
     def sync(self) -> None:
-        """Returns when the rows are on disk."""
-        os.fsync(self._file.fileno())
+        """Returns when the rows are stored."""
+        self._file.sync()
+        if self._tensorboard and not isinstance(self._workdir, Path):
+            self._board.flush()
+            for file in self._events.iterdir():
+                (self._workdir / BOARD).mkdir(parents=True, exist_ok=True)
+                (self._workdir / BOARD / file.name).write_bytes(file.read_bytes())
 
     def close(self) -> None:
         """Ends the record."""
         self._file.close()
         self._board.close()
+        if not isinstance(self._workdir, Path):
+            self.sync()
+            shutil.rmtree(self._events, ignore_errors=True)
 
 
 class Unwritten(Metrics):
@@ -84,16 +92,20 @@ class Unwritten(Metrics):
         """Ends nothing."""
 
 
-def read(workdir: Path) -> list[dict[str, Any]]:
+def read(workdir: Folder) -> list[dict[str, Any]]:
     """Returns the rows of a run, one a step; a line that was cut off is left out.
 
     An evaluation has a line of its own, after the one of the training step that it measured.
     """
-    path = workdir / NAME
-    if not path.is_file():
+    if NAME not in names(workdir):
         return []
+    path = workdir / NAME
+    if isinstance(path, Path):
+        text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    else:
+        text = read_text(path)
     rows: dict[int, dict[str, Any]] = {}
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in text.splitlines():
         try:
             row = json.loads(line)
         except ValueError:
@@ -101,3 +113,7 @@ def read(workdir: Path) -> list[dict[str, Any]]:
         if isinstance(row, dict) and isinstance(row.get("step"), int):
             rows.setdefault(row["step"], {}).update(row)
     return list(rows.values())
+
+
+def _local_folder() -> Path:
+    return Path(tempfile.mkdtemp(prefix="manyheads-tensorboard-"))

@@ -22,10 +22,11 @@ from configs.errors import UserError
 from configs.figures import write_json
 from model.axes import check_mesh, make_mesh, split_host
 from model.compiled import keep_compiled
-from model.saved import open_saved
+from model.manifest import EMA, MODEL
 from model.transformer import Transformer
 from text.tokenizers import Tokenizer
 from train.decoding import continue_tokens
+from train.opening import open_together
 from train.processes import joining
 from train.processes.alike import check_alike, of_flags
 from train.processes.group import Processes
@@ -109,7 +110,9 @@ def main() -> None:
 
 def _sample(processes: Processes) -> None:
     given = checkpoint_flags.checkpoint()
-    saved = open_saved(processes.told(lambda: str(open_saved(given).path)))
+    console = Console(highlight=False, soft_wrap=True, quiet=not processes.first)
+    items = (EMA if flags.FLAGS.ema else MODEL,)
+    saved = open_together(given, processes, items, say=console.print)
     if saved.tokenizer is None:
         raise UserError(f"{saved.path} was trained on random tokens and has no words to say.")
     defaults = saved.config.sample
@@ -138,7 +141,6 @@ def _sample(processes: Processes) -> None:
         )
     if not processes.first:
         return
-    console = Console(highlight=False, soft_wrap=True)
     for prompt, text in zip(prompts, continuations, strict=True):
         console.print(Text.assemble((prompt, "bold"), text, "\n"))
     if flags.FLAGS.json:

@@ -1,6 +1,7 @@
 """Saved steps: what is kept, what is whole, what is refused."""
 
 import dataclasses
+import hashlib
 import json
 import shutil
 
@@ -11,11 +12,11 @@ import pytest
 
 from configs import resolved
 from configs.errors import UserError
-from model import manifest, saving
+from model import manifest
 from model.parameter import named_arrays
 from model.saved import open_saved
 from tests.train import own_updates, tiny
-from train.checkpoint import Checkpoints, check_workdir, start_from
+from train.checkpoint import Checkpoints, check_workdir, newest, start_from
 from train.step import init_state, make_optimizer
 
 
@@ -51,7 +52,9 @@ def restore(run, workdir, changes=None):
     optimizer = make_optimizer(config, shape)
     with jax.set_mesh(mesh):
         abstract = jax.eval_shape(lambda k: init_state(shape, optimizer, k), jax.random.key(0))
-        return Checkpoints(workdir, config, None).restore(abstract, mesh)
+        checkpoints = Checkpoints(workdir, config, None)
+        found = checkpoints.find()
+        return found and checkpoints.restore(found, abstract, mesh)
 
 
 def steps_of(workdir):
@@ -112,7 +115,8 @@ def test_a_step_without_an_average_begins_one_and_says_that_it_has_none(run, tmp
     expected = {n: np.asarray(a) for n, a in named_arrays(found.model).items()}
     tiny.assert_equal({n: np.asarray(a) for n, a in found.ema.items()}, expected)
     (tmp_path / "config.json").write_text(resolved.to_json(run[0]))
-    assert check_workdir(tmp_path, tiny.config({"optim.ema": 0.5})) == {"optim.ema": (0.0, 0.5)}
+    changed = check_workdir(tmp_path, tiny.config({"optim.ema": 0.5}), newest(tmp_path))
+    assert changed == {"optim.ema": (0.0, 0.5)}
 
 
 def test_an_average_begins_at_the_master_weights(run, tmp_path):
@@ -167,10 +171,23 @@ def test_a_step_has_the_files_that_its_manifest_names(run, tmp_path):
     assert {"model", "optimizer", "config.json", "state.json", "manifest.json"} <= {
         entry.name for entry in folder.iterdir()
     }
-    listed = json.loads((folder / "manifest.json").read_text())["files"]
-    there = {str(f.relative_to(folder)): f.stat().st_size for f in folder.rglob("*") if f.is_file()}
+    held = json.loads((folder / "manifest.json").read_text())
+    there = {str(f.relative_to(folder)): f.read_bytes() for f in folder.rglob("*") if f.is_file()}
     there.pop("manifest.json")
-    assert listed == there
+    expected = {
+        name: dict(size=len(data), sha256=hashlib.sha256(data).hexdigest())
+        for name, data in there.items()
+    }
+    assert held["files"] == expected
+    assert (held["format"], held["step"]) == (2, 1)
+    query = named_arrays(run[2].model)["blocks.0.attention.query"]
+    expected = dict(shape=list(query.shape), dtype="float32")
+    assert held["arrays"]["model"]["blocks.0.attention.query"] == expected
+    made = held["made"]
+    assert (made["mesh"]["fsdp"], made["processes"], made["device_kind"]) == (1, 1, "cpu")
+    assert made["packages"]["jax"] == jax.__version__
+    assert made["seed"] == 0
+    assert any("pytest" in word for word in made["command"])
     assert resolved.difference(open_saved(folder).config, run[0]) == {}
 
 
@@ -215,18 +232,18 @@ def test_a_first_save_that_was_cut_off_is_no_step(run, tmp_path):
 
 def test_without_its_config_json_a_run_is_known_by_its_newest_step(run, tmp_path):
     save(run, tmp_path, [1])
-    assert check_workdir(tmp_path, run[0]) == {}
+    assert check_workdir(tmp_path, run[0], newest(tmp_path)) == {}
     with pytest.raises(UserError, match="holds a run of another config .*seed: 0 -> 7"):
-        check_workdir(tmp_path, tiny.config({"seed": 7}))
+        check_workdir(tmp_path, tiny.config({"seed": 7}), newest(tmp_path))
 
 
 def test_a_save_that_fails_says_so_and_leaves_the_one_before(run, tmp_path, monkeypatch):
     save(run, tmp_path, [1], keep=1)
 
-    def full(path):
+    def full(path, held):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(saving, "write_manifest", full)
+    monkeypatch.setattr(manifest, "write", full)
     with pytest.raises(UserError, match=r"2 could not be written .*No space left on device"):
         save(run, tmp_path, [2], keep=1)
     assert manifest.whole_steps(tmp_path) == [1]
@@ -258,7 +275,7 @@ def test_a_saved_model_is_a_step_without_optimizer_and_state(run, tmp_path):
     _, mesh, state = run
     folder = (tmp_path / "checkpoints" / "1").rename(tmp_path / "model")
     shutil.rmtree(folder / "optimizer")
-    assert not manifest.is_whole(folder)  # half of it is gone
+    assert manifest.whole(folder) is None  # half of it is gone
     (folder / "state.json").unlink()
     found = open_saved(folder)
     assert found.step is None
@@ -267,7 +284,7 @@ def test_a_saved_model_is_a_step_without_optimizer_and_state(run, tmp_path):
     tiny.assert_equal(
         *({n: np.asarray(a) for n, a in t.items()} for t in (named_arrays(model), expected))
     )
-    started = start_from(str(folder), state.model, None, mesh)
+    started = start_from(found, state.model, None, mesh)
     assert jnp.array_equal(started.norm.gain[...], model.norm.gain[...])
     with pytest.raises(UserError, match="optimizer is missing"):
         found.load("optimizer", state.optimizer, mesh)
@@ -313,7 +330,9 @@ def test_contents_that_are_damaged_behind_a_right_size_are_refused(run, tmp_path
     for file in (folder / "model").rglob("*"):
         if file.is_file():
             file.write_bytes(b"\xff" * file.stat().st_size)
-    with pytest.raises(UserError, match="model.* (missing|damaged|cannot be read)"):
+    with pytest.raises(
+        UserError, match="model/.* does not hold what was written; use another step"
+    ):
         open_saved(folder).load_model(run[1])
 
 
@@ -333,10 +352,10 @@ def test_a_field_that_makes_another_run_is_refused_by_name(tmp_path, field, valu
     other = tiny.config({field: value})
     (tmp_path / "config.json").write_text(resolved.to_json(tiny.config()))
     # A run that failed before its first step is none to keep.
-    assert check_workdir(tmp_path, other)[field][1] == value
+    assert check_workdir(tmp_path, other, None)[field][1] == value
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n')
     with pytest.raises(UserError, match=f"holds a run of another config.*{field}: "):
-        check_workdir(tmp_path, other)
+        check_workdir(tmp_path, other, None)
 
 
 def test_fields_that_a_run_may_change_are_told(tmp_path):
@@ -349,7 +368,7 @@ def test_fields_that_a_run_may_change_are_told(tmp_path):
         "optim.learning_rate": 0.5,
         "model.remat": "block",
     }
-    assert check_workdir(tmp_path, tiny.config(changes)) == {}
+    assert check_workdir(tmp_path, tiny.config(changes), None) == {}
     (tmp_path / "config.json").write_text(resolved.to_json(tiny.config()))
-    found = check_workdir(tmp_path, tiny.config(changes))
+    found = check_workdir(tmp_path, tiny.config(changes), None)
     assert {name: new for name, (_, new) in found.items()} == changes

@@ -89,8 +89,8 @@ def test_what_stands_in_the_way_is_named(tmp_path, name):
 def test_a_full_disk_is_told(tmp_path):
     metrics = Metrics(tmp_path, 0, False)
     for device in ("/dev/full", os.devnull):
-        with open(device, "w") as stands_in:
-            os.dup2(stands_in.fileno(), metrics._file.fileno())
+        with open(device, "r+") as stands_in:
+            os.dup2(stands_in.fileno(), metrics._file._file.fileno())
         if device != os.devnull:
             with pytest.raises(UserError, match="cannot be written .No space left on device"):
                 metrics.write(1, {"loss": 1.0})

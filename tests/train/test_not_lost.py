@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from configs.errors import UserError
-from model import manifest, saving
+from model import manifest
 from model.parameter import named_arrays, with_arrays
 from tests.train import tiny
 from train import loop
@@ -76,8 +76,8 @@ def test_what_is_not_finite_ends_the_run_and_is_not_saved(
     tmp_path, monkeypatch, step, change, sentence, kept
 ):
     # A slow disk: the save of the step before is still on its way when the run fails.
-    write = saving.write_manifest
-    monkeypatch.setattr(saving, "write_manifest", lambda path: (time.sleep(0.3), write(path)))
+    write = manifest.write
+    monkeypatch.setattr(manifest, "write", lambda *given: (time.sleep(0.3), write(*given)))
     altered(monkeypatch, step, change)
     with pytest.raises(UserError, match=sentence):
         train(tiny.config(FIELDS), tmp_path, QUIET)

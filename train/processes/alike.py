@@ -2,22 +2,25 @@
 
 import secrets
 import time
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from absl import flags
 from ml_collections import ConfigDict
 
 from configs import resolved
 from configs.errors import UserError
-from configs.files import write_text
+from configs.files import delete, make_folder, write_text
+from configs.folders import Folder
 from train.processes.group import Processes
+
+T = TypeVar("T")
 
 OWN = ("data.path", "data.cache_dir")  # a host may have the same text elsewhere
 PATIENCE = 30.0  # seconds; a network disk may show what another host wrote only then
 
 
-def check_shared(workdir: Path, processes: Processes) -> None:
+def check_shared(workdir: Folder, processes: Processes) -> None:
     """Makes the folder, and checks that every process sees there what process 0 writes.
 
     Raises:
@@ -28,12 +31,7 @@ def check_shared(workdir: Path, processes: Processes) -> None:
 
     def write() -> str:
         path = workdir / f".shared-{secrets.token_hex(8)}"
-        try:
-            workdir.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(
-                f"--workdir={workdir} cannot be made ({error.strerror}); name another folder."
-            ) from error
+        make_folder(workdir, f"--workdir={workdir}")
         write_text(path, "all processes of a run must see this file\n")
         return path.name
 
@@ -43,7 +41,7 @@ def check_shared(workdir: Path, processes: Processes) -> None:
         processes.together(lambda: wait_for(workdir / name))
     finally:
         if processes.first:
-            (workdir / name).unlink(missing_ok=True)
+            delete(workdir / name)
 
 
 def check_alike(processes: Processes, values: dict[str, Any]) -> None:
@@ -81,18 +79,23 @@ def of_flags(*names: str) -> dict[str, Any]:
     return {f"--{name}": flags.FLAGS[name].value for name in names}
 
 
-def wait_for(path: str | Path) -> Path:
+def wait_for(path: Folder) -> Folder:
     """Returns the path of what process 0 has written, when it is seen here too.
 
     Raises:
       UserError: it is not seen in time.
     """
+    if not eventually(path.exists):
+        raise UserError(
+            f"{path}, which process 0 has, is not seen here; name a --workdir on a disk that "
+            "all hosts share, such as NFS, Filestore or Cloud Storage FUSE, or in an object store."
+        )
+    return path
+
+
+def eventually(find: Callable[[], T]) -> T:
+    """Returns what is found, when something is, or when there is no more hope of it."""
     until = time.monotonic() + PATIENCE
-    while not Path(path).exists():
-        if time.monotonic() > until:
-            raise UserError(
-                f"{path}, which process 0 has, is not seen here; name a --workdir on a disk that "
-                "all hosts share, such as NFS, Filestore or Cloud Storage FUSE."
-            )
+    while not (found := find()) and time.monotonic() < until:
         time.sleep(0.2)
-    return Path(path)
+    return found

@@ -60,6 +60,18 @@ class Processes:
         """
         return act()
 
+    def shared(self, act: Callable[[], T]) -> list[T]:
+        """Returns the value of each process, JSON's, once all have theirs.
+
+        Raises:
+          UserError: one of them raised it.
+        """
+        return [act()]
+
+    def exchange(self, topic: str, value: Any) -> list[Any]:
+        """Returns the value of each process, JSON's; for a thread, with a topic of its own."""
+        return [value]
+
     def tell(self, topic: str, value: Any) -> None:
         """Tells process 0 the latest value of a topic, without waiting."""
 
@@ -121,6 +133,19 @@ class Several(Processes):
             if said:
                 raise UserError(f"{self.name(int(name.rpartition('/')[2]))}: {said}")
         return value
+
+    def shared(self, act: Callable[[], T]) -> list[T]:
+        """Returns the value of each process, when all have one."""
+        value = self.together(act)
+        return self.exchange(f"turn/{self._turn}", value)
+
+    def exchange(self, topic: str, value: Any) -> list[Any]:
+        """Returns the value of each process, when all have come to the topic."""
+        key = f"manyheads/exchange/{topic}"
+        self._client.key_value_set(f"{key}/{self.index}", json.dumps(value))
+        self._client.wait_at_barrier(key, _LONG)
+        found = {int(k.rpartition("/")[2]): v for k, v in self._client.key_value_dir_get(key)}
+        return [json.loads(found[index]) for index in range(self.count)]
 
     def tell(self, topic: str, value: Any) -> None:
         """Tells process 0 the latest value of a topic."""

@@ -1,0 +1,93 @@
+"""Arrays of a saved step, written and read by Orbax, which is known here alone.
+
+Arrays go by name, as "blocks.0.attention.query"; nothing is unpickled. Orbax v1 is experimental:
+its names have moved between versions.
+"""
+
+import contextlib
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import orbax.checkpoint.experimental.v1 as ocp
+from jax.sharding import NamedSharding
+
+from configs.folders import Folder
+from model.orbax_paths import written_as
+
+# A chunk is the least that is read: one that is a whole shard would have to be read by each of
+# the devices that a finer mesh gives a part of it.
+CHUNK = 32 << 20  # bytes
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+def write(path: Folder, items: dict[str, dict[str, jax.Array]]) -> Callable[[], None]:
+    """Begins to write the arrays of each item: when this returns, they may be overwritten.
+
+    All processes of a run call it. Arrays lie in ``path`` from the first on: it is whoever
+    calls that says when they are a step.
+
+    Returns:
+      A function that returns when all is written, and raises what kept it from being.
+    """
+    context = ocp.Context()
+    context.atomicity.mode = ocp.options.AtomicityMode.COMMIT_FILE
+    context.array.saving.storage_options.chunk_byte_size = CHUNK
+    with context, _quietly():
+        answer = ocp.save_checkpointables_async(written_as(path), items)
+
+    def finish() -> None:
+        with _quietly():
+            answer.result()
+
+    return finish
+
+
+def own_files(names: list[str], index: int) -> list[str]:
+    """Returns those of a step's files that one of the processes has written; 0 wrote the rest."""
+
+    def writer(name: str) -> int:
+        marks = (part.rpartition("process_") for part in name.split("/"))
+        return next((int(number) for _, mark, number in marks if mark and number.isdigit()), 0)
+
+    return [name for name in names if writer(name) == index]
+
+
+def read(path: Folder, item: str, wanted: dict[str, jax.ShapeDtypeStruct]) -> dict[str, jax.Array]:
+    """Reads arrays of an item with the dtypes and shardings of ``wanted``, and no others."""
+    context = ocp.Context()
+    context.pytree.loading.partial_load = True
+    with context, _quietly():
+        return ocp.load_checkpointables(written_as(path), {item: wanted})[item]
+
+
+def shapes(path: Folder, item: str) -> Shapes:
+    """Returns the shape of each array of an item."""
+    with _quietly():
+        arrays = ocp.checkpointables_metadata(written_as(path)).metadata[item]
+    return {name: tuple(array.shape) for name, array in arrays.items()}
+
+
+def placed(leaf: Any, mesh: jax.sharding.Mesh) -> jax.ShapeDtypeStruct:
+    """Returns an abstract array with its sharding on a mesh."""
+    spec = leaf.sharding.spec if leaf.sharding is not None else jax.P()
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, spec))
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """Keeps to the sentence of who calls: Orbax' threads log tracebacks of what they also raise."""
+    loggers = [logging.getLogger(name) for name in ("asyncio", "absl")]
+    for logger in loggers:
+        logger.addFilter(_no_tracebacks)
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeFilter(_no_tracebacks)
+
+
+def _no_tracebacks(record: logging.LogRecord) -> bool:
+    return record.exc_info is None

@@ -1,0 +1,188 @@
+"""One run at a time in a folder: a lock on this machine's disks, a lease in an object store."""
+
+import datetime
+import json
+import os
+import secrets
+import socket
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from configs.errors import UserError
+from configs.files import delete, make_folder, names, read_text, write_text
+from configs.folders import Folder
+from train.processes.group import Processes
+from train.provenance import command
+
+HOLDER = "running.json"  # who has the folder
+LOCK = ".lock"
+# Seconds: between signs of life of a lease, after which it has none, and until a write is settled.
+BEAT, DEAD, SETTLED = 10.0, 35.0, 2.0
+
+
+class Holding:
+    """A run's folder, which no other run may have meanwhile."""
+
+    def __init__(self, workdir: Folder, processes: Processes):
+        """Args: the folder; the processes of the run, of which 0 holds it."""
+        self.workdir, self.processes = workdir, processes
+        self._lease: Lease | None = None
+        self._lock: FileLock | None = None
+
+    def __enter__(self) -> "Holding":
+        """Takes the folder; makes it where it is not there.
+
+        Raises:
+          UserError: another run has it, or it cannot be made or written.
+        """
+        self.processes.told(self._take)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Gives the folder back."""
+        if self._lease is not None:
+            self._lease.end()
+        if self._lock is not None:
+            delete(self.workdir / HOLDER)
+            self._lock.release()
+
+    def check(self) -> None:
+        """Makes sure that the folder is still this run's, in the process that holds it.
+
+        Raises:
+          UserError: another run has taken it.
+        """
+        if self._lease is not None and self._lease.taken:
+            raise UserError(f"{_used(self.workdir, self._lease.taken)}; this run ends without it.")
+        if self._lock is not None and not (self.workdir / LOCK).exists():
+            # The folder was deleted under the run, which makes it anew with all it has.
+            self._lock.release(force=True)
+            self._lock = None
+            self._take()
+
+    def _take(self) -> None:
+        make_folder(self.workdir, f"--workdir={self.workdir}")
+        if isinstance(self.workdir, Path) and self._locked(self.workdir):
+            write_text(self.workdir / HOLDER, json.dumps(_about()) + "\n")
+        else:
+            self._lease = Lease(self.workdir)
+            self._lease.begin()
+
+    def _locked(self, workdir: Path) -> bool:
+        """Takes the lock; tells whether the disk knows locks."""
+        lock = FileLock(workdir / LOCK, timeout=0, thread_local=False)
+        try:
+            lock.acquire()
+        except Timeout as error:
+            raise UserError(
+                f"{_used(workdir, _holder(workdir))}; wait for its end, stop it, or name another."
+            ) from error
+        except NotImplementedError:
+            return False
+        except OSError as error:
+            raise UserError(
+                f"--workdir={workdir} cannot be written ({error.strerror}); name another folder, "
+                "or make this one writable."
+            ) from error
+        self._lock = lock
+        return True
+
+
+class Lease:
+    """The right to a folder that no lock can guard: kept by signs of life.
+
+    Attributes:
+      taken: who has taken it from this run, which gave no sign of life for too long.
+    """
+
+    def __init__(self, workdir: Folder):
+        """Args: the folder."""
+        self.workdir, self.taken = workdir, dict[str, Any]()
+        self._about = _about() | dict(id=secrets.token_hex(8), beat=0)
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="lease", daemon=True)
+
+    def begin(self) -> None:
+        """Takes the lease.
+
+        Raises:
+          UserError: another run has it.
+        """
+        before, since = _holder(self.workdir), time.monotonic()
+        while before and not _is_dead(before) and time.monotonic() < since + DEAD:
+            time.sleep(1.0)
+            now = _holder(self.workdir)
+            if now and now != before:
+                raise UserError(
+                    f"{_used(self.workdir, now)}; wait for its end, stop it, or name another."
+                )
+            before = now
+        self._write()
+        time.sleep(SETTLED)  # of two that write at once, the last one has it
+        now = _holder(self.workdir)
+        if now.get("id") != self._about["id"]:
+            raise UserError(f"{_used(self.workdir, now)}; wait for its end, or name another.")
+        self._thread.start()
+
+    def end(self) -> None:
+        """Gives it back."""
+        self._ended.set()
+        self._thread.join()
+        if not self.taken:
+            delete(self.workdir / HOLDER)
+
+    def _beat(self) -> None:
+        while not self._ended.wait(BEAT):
+            try:
+                now = _holder(self.workdir)
+                if now and now.get("id") != self._about["id"]:
+                    self.taken = now
+                    return
+                self._about["beat"] += 1
+                self._write()
+            except UserError:
+                continue  # the store does not answer; who comes will wait as long
+
+    def _write(self) -> None:
+        write_text(self.workdir / HOLDER, json.dumps(self._about) + "\n")
+
+
+def _about() -> dict[str, Any]:
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    return dict(host=socket.gethostname(), pid=os.getpid(), since=now, command=command())
+
+
+def _holder(workdir: Folder) -> dict[str, Any]:
+    """Returns who has a folder, as far as it can be read."""
+    if HOLDER not in names(workdir):
+        return {}
+    try:
+        found = json.loads(read_text(workdir / HOLDER))
+    except (ValueError, UserError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _is_dead(holder: dict[str, Any]) -> bool:
+    """Tells whether a holder was a process of this machine that has ended."""
+    if holder.get("host") != socket.gethostname() or not isinstance(holder.get("pid"), int):
+        return False
+    try:
+        os.kill(holder["pid"], 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def _used(workdir: Folder, holder: dict[str, Any]) -> str:
+    if not holder:
+        return f"--workdir={workdir} is used by another run"
+    words = " ".join(map(str, holder.get("command", [])))[:200]
+    who = f"process {holder.get('pid')} on {holder.get('host')}, since {holder.get('since')}"
+    return f"--workdir={workdir} is used by {who} ({words})"

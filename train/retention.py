@@ -1,0 +1,43 @@
+"""Which steps of a run stay: the newest, and some for good."""
+
+import re
+
+from ml_collections import ConfigDict
+
+from configs import files
+from configs.folders import Folder
+from model import manifest
+from model.manifest import MANIFEST, STEPS
+from model.saving import delete
+
+
+def thin(workdir: Folder, keep: ConfigDict) -> None:
+    """Deletes all but the newest whole steps and those for good; the last whole one always stays.
+
+    Args:
+      workdir: of the run.
+      keep: ``config.checkpoint``.
+    """
+    whole = manifest.whole_steps(workdir)
+    stay = set(whole[-max(1, keep.keep) :])
+    stay |= {step for step in whole if keep.keep_every and step % keep.keep_every == 0}
+    for step in set(whole) - stay:
+        delete(workdir / STEPS / str(step))
+    sweep_up(workdir)
+
+
+def sweep_up(workdir: Folder) -> None:
+    """Deletes what a save or a deletion that was cut off left behind.
+
+    A folder without a manifest before the oldest whole step will not be written again, nor will
+    what Orbax began under another name and did not end. A damaged step stays: some of it may serve.
+    """
+    whole = manifest.whole_steps(workdir)
+    for name in files.names(workdir / STEPS):
+        found = re.fullmatch(r"([0-9]+)(\.orbax-checkpoint-tmp.*)?", name)
+        if not found or not whole:
+            continue
+        step, begun = int(found[1]), found[2]
+        never_written = step <= whole[-1] if begun else step < whole[0]
+        if never_written and MANIFEST not in files.names(workdir / STEPS / name):
+            delete(workdir / STEPS / name)
