@@ -7,7 +7,7 @@ from pathlib import Path
 
 import fsspec
 
-from configs.errors import UserError, first_line
+from configs.errors import UserError, disk_reason
 from configs.folders import Folder
 
 _PIECE = 1 << 20  # bytes read at once
@@ -26,7 +26,7 @@ def write_text(path: Folder, text: str) -> None:
             path.write_text(text)  # an object is there whole or not at all
     except Exception as error:  # of a store, whatever its client raises
         raise UserError(
-            f"{path} cannot be written ({_reason(error)}); free space, or name another folder."
+            f"{path} cannot be written ({disk_reason(error)}); free space, or name another folder."
         ) from error
 
 
@@ -48,7 +48,9 @@ def read_text(path: Folder) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except Exception as error:
-        raise UserError(f"{path} cannot be read ({_reason(error)}); use another step.") from error
+        raise UserError(
+            f"{path} cannot be read ({disk_reason(error)}); use another step."
+        ) from error
 
 
 def pieces(path: Folder) -> Iterator[bytes]:
@@ -74,7 +76,7 @@ def sizes(folder: Folder) -> dict[str, int]:
         return {path[start:]: about["size"] for path, about in found.items()}
     except Exception as error:
         raise UserError(
-            f"{folder} cannot be looked at ({_reason(error)}); see that it can be reached."
+            f"{folder} cannot be looked at ({disk_reason(error)}); see that it can be reached."
         ) from error
 
 
@@ -90,7 +92,7 @@ def names(folder: Folder) -> list[str]:
         return []
     except Exception as error:
         raise UserError(
-            f"{folder} cannot be looked at ({_reason(error)}); see that it can be reached."
+            f"{folder} cannot be looked at ({disk_reason(error)}); see that it can be reached."
         ) from error
 
 
@@ -108,7 +110,7 @@ def make_folder(path: Folder, field: str) -> None:
         path.mkdir(parents=True, exist_ok=True)
     except Exception as error:
         raise UserError(
-            f"{field} cannot be made ({_reason(error)}); name another folder."
+            f"{field} cannot be made ({disk_reason(error)}); name another folder."
         ) from error
 
 
@@ -123,7 +125,3 @@ def delete(path: Folder) -> None:
             path.unlink(missing_ok=True)
     except Exception:  # what stays is deleted another time
         return
-
-
-def _reason(error: BaseException) -> str:
-    return getattr(error, "strerror", None) or first_line(error).rstrip(".")

@@ -9,7 +9,7 @@ import jax
 from jaxtyping import PyTree
 
 from configs import files
-from configs.errors import UserError, first_line
+from configs.errors import UserError, disk_reason
 from configs.files import write_text
 from configs.folders import Folder
 from model import checksums, manifest, stored
@@ -67,10 +67,8 @@ def save(
     index = jax.process_index()
     try:
         written = stored.write(path, named)
-    except OSError as error:
-        raise UserError(
-            f"{path} cannot be written ({error.strerror}); name a workdir that can."
-        ) from error
+    except Exception as error:
+        raise _failed(path, error) from error
 
     def finish() -> Manifest:
         try:
@@ -91,10 +89,7 @@ def save(
             exchange(f"whole {path}", None)
             return whole
         except Exception as error:  # Orbax and tensorstore raise whatever the disk causes
-            raise UserError(
-                f"{path} could not be written ({first_line(error)}); what was saved before is "
-                "whole: free space or name another workdir, and start again."
-            ) from error
+            raise _failed(path, error) from error
 
     return ThreadPoolExecutor(1, "save").submit(finish)
 
@@ -104,6 +99,13 @@ def _about(array: jax.Array) -> dict[str, Any]:
     if jax.dtypes.issubdtype(array.dtype, jax.dtypes.prng_key):
         array = jax.eval_shape(jax.random.key_data, array)
     return dict(shape=list(array.shape), dtype=array.dtype.name)
+
+
+def _failed(path: Folder, error: Exception) -> UserError:
+    return UserError(
+        f"{path} could not be written ({disk_reason(error)}); what was saved before is whole: free "
+        "space or name another workdir, and start again."
+    )
 
 
 def _check_documents(documents: dict[str, str], found: dict[str, File], path: Folder) -> None:

@@ -4,9 +4,12 @@ Arrays go by name, as "blocks.0.attention.query"; nothing is unpickled. Orbax v1
 its names have moved between versions.
 """
 
-import contextlib
+import functools
 import logging
-from collections.abc import Callable, Iterator
+import re
+import sys
+import warnings
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -35,14 +38,11 @@ def write(path: Folder, items: dict[str, dict[str, jax.Array]]) -> Callable[[], 
     context = ocp.Context()
     context.atomicity.mode = ocp.options.AtomicityMode.COMMIT_FILE
     context.array.saving.storage_options.chunk_byte_size = CHUNK
-    with context, _quietly():
+    _without_tracebacks()
+    with context:
         answer = ocp.save_checkpointables_async(written_as(path), items)
 
-    def finish() -> None:
-        with _quietly():
-            answer.result()
-
-    return finish
+    return answer.result
 
 
 def own_files(names: list[str], index: int) -> list[str]:
@@ -59,14 +59,14 @@ def read(path: Folder, item: str, wanted: dict[str, jax.ShapeDtypeStruct]) -> di
     """Reads arrays of an item with the dtypes and shardings of ``wanted``, and no others."""
     context = ocp.Context()
     context.pytree.loading.partial_load = True
-    with context, _quietly():
+    _without_tracebacks()
+    with context:
         return ocp.load_checkpointables(written_as(path), {item: wanted})[item]
 
 
 def shapes(path: Folder, item: str) -> Shapes:
     """Returns the shape of each array of an item."""
-    with _quietly():
-        arrays = ocp.checkpointables_metadata(written_as(path)).metadata[item]
+    arrays = ocp.checkpointables_metadata(written_as(path)).metadata[item]
     return {name: tuple(array.shape) for name, array in arrays.items()}
 
 
@@ -76,18 +76,23 @@ def placed(leaf: Any, mesh: jax.sharding.Mesh) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, spec))
 
 
-@contextlib.contextmanager
-def _quietly() -> Iterator[None]:
-    """Keeps to the sentence of who calls: Orbax' threads log tracebacks of what they also raise."""
-    loggers = [logging.getLogger(name) for name in ("asyncio", "absl")]
-    for logger in loggers:
-        logger.addFilter(_no_tracebacks)
-    try:
-        yield
-    finally:
-        for logger in loggers:
-            logger.removeFilter(_no_tracebacks)
+_LEFT_BEHIND = re.compile("Event loop is closed|coroutine .* was never awaited")
 
 
-def _no_tracebacks(record: logging.LogRecord) -> bool:
-    return record.exc_info is None
+@functools.cache
+def _without_tracebacks() -> None:
+    """Leaves it to who calls to say what failed.
+
+    What a write raises, Orbax' threads also log; and those parts of it that are still on their
+    way when it has failed find its event loop closed, which Python would show for each of them.
+    """
+    for name in ("asyncio", "absl"):
+        logging.getLogger(name).addFilter(lambda record: record.exc_info is None)
+    warnings.filterwarnings("ignore", _LEFT_BEHIND.pattern, RuntimeWarning)
+    shown = sys.unraisablehook
+
+    def show(about: Any) -> None:
+        if not _LEFT_BEHIND.search(str(about.exc_value)):
+            shown(about)
+
+    sys.unraisablehook = show

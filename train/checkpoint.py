@@ -1,8 +1,11 @@
 """When a run saves, what it keeps, and from where it goes on."""
 
 import contextlib
+import errno
 import functools
 import json
+import os
+from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
@@ -49,8 +52,11 @@ class Checkpoints:
         corpus: str | None = None,
         processes: Processes | None = None,
         holding: Holding | None = None,
+        say: Callable[[str], None] = print,
     ):
         """Args: the run's folder, its config, its tokenizer, the digest of its text, who runs it.
+
+        ``holding`` makes sure that no other run has the folder; ``say`` shows a line.
 
         Raises:
           UserError: the folder cannot be made.
@@ -60,8 +66,9 @@ class Checkpoints:
         self.tokenizer, self.corpus = tokenizer, corpus
         self.processes = processes or Processes()
         self._holding = holding or Holding(workdir, self.processes)
+        self._say = say
         self.passed: list[str] = []
-        self._saving: Future[Manifest] | None = None
+        self._saving: tuple[Folder, Future[Manifest]] | None = None
         self._saved: int | None = (
             None  # the newest step, of those that this session knows to be whole
         )
@@ -106,13 +113,20 @@ class Checkpoints:
         made = provenance(jax.tree.leaves(items)[0].sharding.mesh, self.config.seed)
         after = functools.partial(thin, self.workdir, self.config.checkpoint)
         exchange = self.processes.exchange
-        self._saving = save(path, items, documents, step, made, exchange, after)
+        self._saving = path, save(path, items, documents, step, made, exchange, after)
 
     def wait(self) -> None:
         """Returns when nothing is on its way and old steps are thinned."""
-        if self._saving is not None:
-            pending, self._saving = self._saving, None
+        if self._saving is None:
+            return
+        (path, pending), self._saving = self._saving, None
+        try:
             self._saved = pending.result().step
+        except UserError as error:
+            # What was saved has gone with the folder; the state has not, and is saved again.
+            if self.processes.count > 1 or os.strerror(errno.ENOENT) not in str(error):
+                raise
+            self._say(f"{path} was deleted while it was written; the next save makes all anew")
 
     def find(self) -> Saved | None:
         """Returns the newest step that holds what was written; None where there is none.

@@ -60,19 +60,16 @@ class Appended:
 
     def _write_again(self) -> None:
         self._file.seek(0)  # what is deleted can be read as long as it is open
-        text = self._file.read()
-        self._file.close()
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(self._path, text)
-        self._file = self._open()
+        write_text(self._path, self._file.read())
+        again = self._open()
+        self._file.close()
+        self._file = again
 
     def close(self) -> None:
         """Ends it."""
         try:
-            if not self._is_there():
-                self._write_again()
-        except OSError as error:
-            raise _unwritable(self._path, error) from error
+            self.sync()
         finally:
             self._file.close()
 

@@ -82,8 +82,9 @@ def train(
     check_mesh(mesh, model_config, rows, config.length, config.mesh.residual)
     check_memory(config, model_config, mesh)
     with Holding(workdir, processes) as holding:
+        say = functools.partial(console.print, highlight=False, markup=False)
         checkpoints = Checkpoints(
-            workdir, config, sources.tokenizer, sources.digest, processes, holding
+            workdir, config, sources.tokenizer, sources.digest, processes, holding, say
         )
         with jax.set_mesh(mesh):
             return _run(config, model_config, sources, mesh, checkpoints, console, processes)
