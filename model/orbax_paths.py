@@ -82,12 +82,12 @@ def _teach_s3() -> None:
 
 
 def s3_store(path: str) -> dict[str, Any]:
-    """Returns tensorstore's spec of a folder ``s3://bucket/path``.
+    """Returns tensorstore's spec of ``s3://bucket/path``.
 
     The endpoint and the region are those that AWS' own tools take from the environment.
     """
     bucket, _, key = path.removeprefix("s3://").partition("/")
-    found: dict[str, Any] = dict(driver="s3", bucket=bucket, path=f"{key.rstrip('/')}/")
+    found: dict[str, Any] = dict(driver="s3", bucket=bucket, path=key)
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
     if endpoint:
