@@ -7,6 +7,7 @@ passing reason are repeated for ``PATIENCE`` seconds.
 import asyncio
 import functools
 import importlib.util
+import io
 import logging
 import os
 import re
@@ -98,7 +99,26 @@ def _patient_gs() -> None:
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE)
 
+        def _open(self, path: str, mode: str = "rb", **more: Any) -> Any:
+            return _Whole(self, path) if mode == "wb" else super()._open(path, mode, **more)
+
     # Its own half minute ends in a traceback in the log each time.
     logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
     for name in ("gs", "gcs"):
         fsspec.register_implementation(name, Patient, clobber=True)
+
+
+class _Whole(io.BytesIO):
+    """A small object that is written in one request, which can be repeated.
+
+    A session of several requests cannot, where the answer to the last one was lost.
+    """
+
+    def __init__(self, system: Any, path: str):
+        super().__init__()
+        self._system, self._path = system, path
+
+    def close(self) -> None:
+        if not self.closed:
+            self._system.pipe_file(self._path, self.getvalue())
+        super().close()
