@@ -20,6 +20,7 @@ from model.saved import Saved, open_saved
 from model.saving import delete, make_room, save
 from model.transformer import Transformer
 from text.tokenizers import Tokenizer
+from train import heartbeat
 from train.calls import due
 from train.metrics import read
 from train.processes.alike import wait_for
@@ -92,6 +93,7 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Returns when nothing is on its way and old steps are thinned."""
+        heartbeat.busy()
         if self._saving is not None:
             pending, self._saving = self._saving, None
             pending.result()
