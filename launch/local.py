@@ -24,11 +24,12 @@ import threading
 import time
 from pathlib import Path
 from types import FrameType
-from typing import IO
+from typing import IO, TextIO
 
 from absl import flags
 
 from configs import command
+from configs.console import tell
 from configs.errors import UserError
 from configs.folders import folder
 from launch.supervision import MISTAKE, Ending, Restarts, supervise
@@ -37,7 +38,7 @@ from model import manifest
 from train import heartbeat
 from train.processes.watch import LOST
 
-ROOT = Path(__file__).parent.parent
+TRAINING = ("-m", "train")
 # Seconds after one has failed, until those that may not know it are asked to end, as they wait for
 # it to come; and until those that have not ended are killed.
 PATIENCE, GRACE = 15.0, 90.0
@@ -65,7 +66,7 @@ def start(
     """
     place = (f"--coordinator=localhost:{port}", f"--process_id={index}") if count > 1 else ()
     return subprocess.Popen(
-        [sys.executable, "-m", "train", *arguments, f"--num_processes={count}", *place],
+        [sys.executable, *TRAINING, *arguments, f"--num_processes={count}", *place],
         env=_QUIET | os.environ | {heartbeat.VARIABLE: ",".join(map(str, descriptors))},
         pass_fds=descriptors,
         stdout=subprocess.PIPE,
@@ -144,14 +145,14 @@ def _failed(processes: list[subprocess.Popen[str]]) -> subprocess.Popen[str] | N
     return min(failed, key=lambda p: rank.get(p.returncode, p.returncode > 0), default=None)
 
 
-def _show(index: int, lines: IO[str], out: IO[str]) -> None:
+def _show(index: int, lines: IO[str], out: TextIO) -> None:
     """Passes on what a process says; process 0 speaks for all."""
     gloo = False  # whether the line before was its
     for line in lines:
         gloo = bool(_NOISE.search(line)) or (gloo and line.strip().isdigit())
         if not gloo:
-            with contextlib.suppress(OSError):  # nobody reads any more, and the run goes on
-                print(f"process {index}: {line}" if index else line, end="", file=out, flush=True)
+            said = line.removesuffix("\n")
+            tell(f"process {index}: {said}" if index else said, out)
 
 
 class Group:

@@ -1,12 +1,14 @@
 """Unattended runs: a group of processes that ends before the run does is started again."""
 
-import contextlib
+import functools
 import math
 import signal
 import sys
 import time
 from collections.abc import Callable
 from typing import NamedTuple
+
+from configs.console import tell
 
 MISTAKE = 2  # exit status of a user's mistake, which another start would repeat
 _DOUBLINGS = 64  # at most; beyond, a wait is the longest at any rate
@@ -16,7 +18,7 @@ class Ending(NamedTuple):
     """How a group of processes ended."""
 
     status: int  # exit status of the first process that failed; 0: the run is finished
-    reason: str  # what ended it, as a sentence begins; empty: its status says all
+    reason: str = ""  # what ended it, as a sentence begins; empty: its status says all
     step: int = -1  # the last that was finished since the start; -1: none
     stacks: str = ""  # where the stacks of its threads are, as half a sentence
 
@@ -71,7 +73,7 @@ def supervise(
     Returns:
       The exit status: 128 + the signal that asked it to end, else of the last group.
     """
-    say = say or _say
+    say = say or functools.partial(tell, stream=sys.stderr)
     newest = furthest = saved()
     while True:
         ending = attempt()
@@ -119,12 +121,8 @@ def _given_up(ending: Ending, limit: int) -> str:
 
 def _reason(ending: Ending) -> str:
     reason = ending.reason
-    if not reason and ending.status > 128:
-        reason = f"the processes were asked to end by {signal.Signals(ending.status - 128).name}"
-    reason = reason or f"the processes ended with exit status {ending.status}"
+    if not reason:
+        by_signal = {128 + number: number.name for number in signal.Signals}.get(ending.status)
+        reason = f"the processes ended with exit status {ending.status}"
+        reason = f"the processes were asked to end by {by_signal}" if by_signal else reason
     return "; ".join(part for part in (reason, ending.stacks) if part)
-
-
-def _say(line: str) -> None:
-    with contextlib.suppress(OSError):  # a terminal may be closed
-        print(line, file=sys.stderr, flush=True)

@@ -1,6 +1,5 @@
 """Whether a group of processes still gets on; if not, where each of its threads is."""
 
-import contextlib
 import os
 import signal
 import subprocess
@@ -10,6 +9,7 @@ import time
 from pathlib import Path
 from typing import IO
 
+from configs.console import tell
 from train.heartbeat import Sign
 
 # What may take longer than a step has three times as long, and half an hour at least: to start,
@@ -77,10 +77,10 @@ class Watchdog:
         silent = min(due, key=lambda index: due[index])
         step = self._latest[silent][0].step
         what = f"nothing after step {step}" if step >= 0 else "no step"
-        stopped = ", stopped by a signal" if _is_stopped(processes[silent].pid) else ""
+        stopped = [f"; process {i} was stopped by a signal" for i in due if _stopped(processes[i])]
         return (
-            f"process {silent} has finished {what} for {self._allowed(silent):g} min{stopped} "
-            f"(--stall={self._stall:g})"
+            f"process {silent} has finished {what} for {self._allowed(silent):g} min "
+            f"(--stall={self._stall:g}){''.join(stopped)}"
         )
 
     def ask(self, processes: list[subprocess.Popen[str]]) -> None:
@@ -97,10 +97,9 @@ class Watchdog:
                 break
             before = self.stacks
             time.sleep(0.3)
-        with contextlib.suppress(OSError):  # a terminal may be closed
-            for index, text in self.stacks.items():
-                for line in text.splitlines() or ["it wrote no stacks"]:
-                    print(f"process {index}: {line}", file=sys.stderr, flush=True)
+        for index, text in self.stacks.items():
+            for line in text.splitlines() or ["it wrote no stacks"]:
+                tell(f"process {index}: {line}", sys.stderr)
 
     def keep(self, workdir: Path | None) -> str:
         """Writes the stacks into a run's folder.
@@ -137,13 +136,13 @@ class Watchdog:
 
 
 def _file() -> IO[bytes]:
-    return tempfile.TemporaryFile(buffering=0)  # noqa: SIM115
+    return tempfile.TemporaryFile(buffering=0)
 
 
-def _is_stopped(pid: int) -> bool:
+def _stopped(process: subprocess.Popen[str]) -> bool:
     """Tells whether a signal has stopped a process, where the system says so."""
     try:
-        about = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
+        about = Path(f"/proc/{process.pid}/stat").read_text(encoding="utf-8")
     except OSError:
         return False
     return about.rpartition(")")[2].split()[0] == "T"
