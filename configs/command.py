@@ -118,7 +118,9 @@ def _check_output(error: Exception) -> None:
 def _flush(text: str = "") -> None:
     """Writes out what was printed; ends the command where that cannot be done."""
     try:
-        print(end=text, flush=True)
+        if text:  # to write nothing fails too, where a terminal has been closed
+            sys.stdout.write(text)
+        sys.stdout.flush()
     except BrokenPipeError:
         silence()
         sys.exit(1)
