@@ -242,7 +242,7 @@ def main() -> None:
         raise UserError("--processes is missing; say how many, such as --processes=2.")
     command.config()
     workdir = folder(given.workdir, "--workdir") if given.workdir else None
-    stall = given.stall if given.stall is not None else _STALL if given.restarts else 0.0
+    stall = _minutes(given.stall, given.restarts)
     group = Group(given.processes, _of_train(sys.argv[1:]), stall, workdir)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
@@ -250,6 +250,13 @@ def main() -> None:
     restarts = Restarts(given.restarts, given.backoff, given.backoff_max)
     saved = functools.partial(_newest_step, workdir)
     sys.exit(supervise(group.run, restarts, saved, group.asked))
+
+
+def _minutes(stall: float | None, restarts: int) -> float:
+    """Returns ``--stall``, or its default: what nobody looks after is looked after."""
+    if stall is not None:
+        return stall
+    return _STALL if restarts else 0.0
 
 
 def _newest_step(workdir: Path | None) -> int:

@@ -132,3 +132,11 @@ def test_a_process_that_is_killed_before_all_have_come_is_named(tmp_path):
 def test_the_flags_of_training_are_passed_on():
     words = ["--processes", "2", "--config=a.py", "--processes=4", "--config.steps=3", "--workdir"]
     assert local._of_train(words) == ["--config=a.py", "--config.steps=3", "--workdir"]
+    own = ["--restarts=3", "-stall", "5", "--backoff=1", "--backoff_max", "60", "--config.seed=1"]
+    assert local._of_train(own) == ["--config.seed=1"]
+
+
+def test_hangs_are_looked_for_where_there_are_restarts():
+    given = ((None, 0, 0.0), (None, 1, 10.0), (0.0, 1, 0.0), (3.0, 0, 3.0))
+    for stall, restarts, minutes in given:
+        assert local._minutes(stall, restarts) == minutes

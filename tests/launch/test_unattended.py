@@ -1,5 +1,6 @@
 """Runs that nobody looks after: what ends or stops their processes, and how they go on."""
 
+import functools
 import os
 import pty
 import random
@@ -18,11 +19,13 @@ from train.metrics import read
 
 # The command, with other processes than training's; on a terminal of its own, where it has one.
 COMMAND = """
-import fcntl, os, sys, termios
+import fcntl, os, signal, termios
 if os.isatty(0):
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 from configs import command
 from launch import local
+if "NOHUP" in os.environ:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
 local.TRAINING = ("-c", os.environ["CHILD"])
 command.run(local.main, local._define_flags)
 """
@@ -131,19 +134,37 @@ while True:
     assert not any(Path(f"/proc/{pid}").exists() for pid in started)
 
 
-STEPS = 300
+def test_a_closed_terminal_is_nothing_to_a_run_that_nohup_started(tmp_path, monkeypatch):
+    monkeypatch.setenv("NOHUP", "1")
+    child = """
+import sys, time
+from pathlib import Path
+Path(sys.argv[-1]).touch()
+while not Path("over").exists():
+    time.sleep(0.1)
+"""
+    run = launched(child, tmp_path)
+    running.wait_until(lambda: len(list(tmp_path.glob("*process_id*"))) == 2)
+    run.send_signal(signal.SIGHUP)
+    (tmp_path / "over").touch()
+    (ended,) = running.ended([run], 20)
+    assert (ended.status, ended.err) == (0, "")
+
+
+STEPS = 160
 RUN = (
-    *(word for word in running.TINY if "steps=" not in word and "checkpoint" not in word),
+    *running.TINY[1:],
     *(f"--config.steps={STEPS}", "--config.checkpoint.every=25", "--config.log.eval_every=60"),
     *("--config.log.eval_batches=2", "--config.mesh.data=2"),
 )
 
 
-def unattended(*words):
+def unattended(*words, cwd=running.ROOT):
+    config = f"--config={running.ROOT}/configs/induction.py"
     return subprocess.Popen(
-        [sys.executable, "-m", "launch.local", *RUN, *words],
-        cwd=running.ROOT,
-        env=running.environment(),
+        [sys.executable, "-m", "launch.local", config, *RUN, *words],
+        cwd=cwd,
+        env=running.environment() | {"PYTHONPATH": str(running.ROOT)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -155,14 +176,23 @@ def losses(folder):
     return {row["step"]: row["loss"] for row in read(folder) if "loss" in row}
 
 
+PROCESSES = {2: ("--processes=2",), 1: ("--processes=1", "--config.host_devices=4")}
+
+
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
-    """The losses of a run that nothing happens to."""
-    folder = tmp_path_factory.mktemp("undisturbed")
-    (ended,) = running.ended([unattended("--processes=2", f"--workdir={folder}")], 200)
-    assert (ended.status, ended.err) == (0, "")
-    assert not list(folder.glob("stacks"))
-    return losses(folder)
+    """Returns the losses of a run of so many processes that nothing happens to."""
+
+    @functools.cache
+    def found(processes):
+        folder = tmp_path_factory.mktemp("undisturbed")
+        run = unattended(*PROCESSES[processes], f"--workdir={folder}")
+        (ended,) = running.ended([run], 200)
+        assert (ended.status, ended.err) == (0, "")
+        assert not list(folder.glob("stacks"))
+        return losses(folder)
+
+    return found
 
 
 def reach(folder, step):
@@ -176,11 +206,10 @@ def test_a_run_whose_processes_are_killed_ends_by_itself_as_if_they_had_not_been
 ):
     """Killed, then ended from outside as a preempted machine's are, then killed again."""
     draw = random.Random(processes)
-    words = (f"--processes={processes}", "--restarts=2", "--backoff=0.5", f"--workdir={tmp_path}")
-    more = () if processes == 2 else ("--config.host_devices=4",)
-    run, after = unattended(*words, *more), 0
+    words = ("--restarts=2", "--backoff=0.5", f"--workdir={tmp_path}")
+    run, after = unattended(*PROCESSES[processes], *words), 0
     for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGKILL):
-        after = draw.randint(after + 10, after + 70)
+        after = draw.randint(after + 5, after + 40)
         reach(tmp_path, after)
         os.kill(draw.choice(children(run)), number)
         assert re.match("restart 1 of 2: ", said(run, "restart ")), "it got further"
@@ -188,11 +217,7 @@ def test_a_run_whose_processes_are_killed_ends_by_itself_as_if_they_had_not_been
     assert ended.status == 0, ended
     assert f"saved in {tmp_path}" in ended.out
     assert manifest.whole_steps(tmp_path)[-1] == STEPS
-    found = losses(tmp_path)
-    if processes == 2:
-        assert found == undisturbed
-    else:  # its sums are not those of gloo
-        assert list(found) == list(undisturbed)
+    assert losses(tmp_path) == undisturbed(processes)
 
 
 @pytest.mark.slow
@@ -210,7 +235,34 @@ def test_a_stopped_process_is_a_hang_of_all(tmp_path, undisturbed):
         assert "watch.py" in text  # of all threads
     (ended,) = running.ended([run], 200)
     assert ended.status == 0, ended
-    assert losses(tmp_path) == undisturbed
+    assert losses(tmp_path) == undisturbed(2)
+
+
+BROKEN = """
+import pathlib, sys
+import jax
+
+def loss(logits, label):
+    if "--process_id=0" in sys.argv and not pathlib.Path("failed").exists():
+        pathlib.Path("failed").touch()
+        raise RuntimeError("out of something")
+    return -jax.nn.log_softmax(logits)[label]
+"""
+
+
+@pytest.mark.slow
+def test_a_crash_of_one_is_no_mistake_of_those_who_say_what_it_said(tmp_path):
+    (tmp_path / "broken.py").write_text(BROKEN)
+    words = ("--processes=2", "--restarts=1", "--backoff=0.1", "--workdir=run")
+    run = unattended(*words, "--config.loss=broken:loss", "--config.steps=4", cwd=tmp_path)
+    (ended,) = running.ended([run], 200)
+    assert "out of something" in ended.err
+    assert re.search(
+        "restart 1 of 1: the processes ended with exit status 1; the run goes on from the "
+        "beginning in 0.1 s.",
+        ended.err,
+    )
+    assert (ended.status, list(losses(tmp_path / "run"))) == (0, [1, 2, 3, 4])
 
 
 @pytest.mark.slow
