@@ -178,6 +178,8 @@ class Group:
                 self._start(watchdog)
             except OSError as error:  # no memory, no room, no port
                 self._send(signal.SIGKILL)
+                for process in self._processes:
+                    process.communicate()
                 return Ending(1, f"the processes could not be started ({error.strerror})")
             threads = [
                 threading.Thread(target=_show, args=(index, lines, out))
@@ -225,8 +227,9 @@ def _define_flags() -> None:
     flags.DEFINE_float(
         "stall",
         None,
-        "Minutes without a finished step after which processes hang; to start, evaluate and save "
-        f"may take three times as long, at least 30; 0: never; {_STALL:g} with --restarts, else 0.",
+        "Minutes without a finished step after which all show the stacks of their threads and are "
+        "ended, as after a crash; to start, evaluate and save may take three times as long, at "
+        f"least 30. 0: however long; the default is {_STALL:g} with --restarts, else 0.",
         0.0,
     )
     flags.DEFINE_float(
