@@ -7,7 +7,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
@@ -104,9 +104,9 @@ def run(
         _flush()
 
 
-def silence() -> None:
-    """Sends standard output nowhere; Python flushes it at exit and would complain again."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def silence(stream: TextIO | None = None) -> None:
+    """Sends standard output, or another stream, nowhere; Python flushes it once more at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), (stream or sys.stdout).fileno())
 
 
 def _check_output(error: Exception) -> None:
@@ -118,7 +118,9 @@ def _check_output(error: Exception) -> None:
 def _flush(text: str = "") -> None:
     """Writes out what was printed; ends the command where that cannot be done."""
     try:
-        print(end=text, flush=True)
+        if text:  # to write nothing fails too, where a terminal has been closed
+            sys.stdout.write(text)
+        sys.stdout.flush()
     except BrokenPipeError:
         silence()
         sys.exit(1)

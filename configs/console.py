@@ -1,11 +1,19 @@
 """A console for commands that have more to do than to be read."""
 
-from typing import Any
+from typing import Any, TextIO
 
 from rich.console import Console
 
 from configs import command
 from configs.errors import UserError
+
+
+def tell(line: str, stream: TextIO) -> None:
+    """Prints a line; where nobody reads any more, this one and all further are lost."""
+    try:
+        print(f"{line}\n", end="", file=stream, flush=True)  # at once: others write lines too
+    except OSError:
+        command.silence(stream)
 
 
 class SteadyConsole(Console):

@@ -42,9 +42,12 @@ os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 for library in ("OMP", "OPENBLAS", "MKL"):
     os.environ.setdefault(f"{library}_NUM_THREADS", "1")
 
-# A shell has Ctrl-C ignored in what it runs in the background, which processes pass on.
+# A shell has Ctrl-C ignored in what it runs in the background, and nohup a terminal's end, which
+# processes pass on.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # Tracing makes objects that live; to look for dead ones as often as Python does takes longer.
 gc.set_threshold(50_000, 20, 50)

@@ -4,9 +4,11 @@ The same command again goes on where the run stopped.
 """
 
 from configs import keyboard
+from train import heartbeat
 
 if __name__ == "__main__":
     keyboard.end_at_once()  # the imports below take seconds
+    heartbeat.begin()
 
 import sys
 

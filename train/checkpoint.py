@@ -25,6 +25,7 @@ from model.saved import Damaged, Saved, open_step
 from model.saving import delete, save
 from model.transformer import Transformer
 from text.tokenizers import Tokenizer
+from train import heartbeat
 from train.calls import due
 from train.holding import Holding
 from train.metrics import read
@@ -117,6 +118,7 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Returns when nothing is on its way and old steps are thinned."""
+        heartbeat.busy()
         if self._saving is None:
             return
         (path, pending), self._saving = self._saving, None

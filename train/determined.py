@@ -13,6 +13,7 @@ from model.transformer import Transformer
 from text import grammar
 from text.rows import Rows
 from text.tokenizers import Tokenizer
+from train import heartbeat
 from train.batches import make_batch
 
 
@@ -79,6 +80,7 @@ def _predictions(
 
     predicted = [labels[:0]]
     for start in range(0, len(read), batch_size):
+        heartbeat.busy()
         if stop():
             break
         batch = make_batch(rows, start + np.arange(batch_size), mesh, model.compute.rules)

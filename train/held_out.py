@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from model.transformer import Transformer
 from text.reading import RowSource
 from text.tokenizers import Tokenizer
+from train import heartbeat
 from train.batches import Batch, evaluation_batches
 from train.determined import determined_accuracy
 from train.loss import summed_loss
@@ -74,6 +75,7 @@ def text_loss(
     table = jax.device_put(sizes, NamedSharding(mesh, PartitionSpec()))
     nats = tokens = size = 0.0
     for batch in batches:
+        heartbeat.busy()
         if stop():
             return {}
         with jax.set_mesh(mesh):

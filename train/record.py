@@ -12,6 +12,7 @@ from configs.chips import peak_flops
 from configs.errors import UserError
 from model.config import ModelConfig
 from model.tally import tally
+from train import heartbeat
 from train.calls import due
 from train.metrics import Metrics
 from train.processes.group import Processes
@@ -61,6 +62,7 @@ class Record:
         began = time.monotonic()
         values = {name: np.asarray(jax.device_get(metrics[name]))[: len(call)] for name in METRICS}
         self._pace.waited(time.monotonic() - began)
+        heartbeat.finished(call.stop)
         now, (then, before) = time.monotonic(), self._mark
         self._mark = (now, call.stop)
         tokens = self.config.batch_size * self.config.length

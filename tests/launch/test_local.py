@@ -117,6 +117,21 @@ def test_the_first_that_fails_gives_the_status_and_none_is_left(codes, expected)
         assert statuses == [-signal.SIGTERM, -signal.SIGKILL, -signal.SIGKILL]
 
 
+def test_processes_that_cannot_be_started_are_a_crash(monkeypatch):
+    started = []
+
+    def start(*arguments):
+        if started:
+            raise BlockingIOError(11, "Resource temporarily unavailable")
+        started.append(sleeper("import time; time.sleep(60)"))
+        return started[0]
+
+    monkeypatch.setattr(local, "start", start)
+    status, reason, *_ = local.Group(2, [], 0.0, None).run()
+    expected = "the processes could not be started (Resource temporarily unavailable)"
+    assert (status, reason, started[0].returncode) == (1, expected, -signal.SIGKILL)
+
+
 def test_a_process_that_is_killed_before_all_have_come_is_named(tmp_path):
     words = (*running.TINY, "--config.mesh.data=2", f"--workdir={tmp_path}", "--processes=2")
     run = command(*words)
@@ -132,3 +147,11 @@ def test_a_process_that_is_killed_before_all_have_come_is_named(tmp_path):
 def test_the_flags_of_training_are_passed_on():
     words = ["--processes", "2", "--config=a.py", "--processes=4", "--config.steps=3", "--workdir"]
     assert local._of_train(words) == ["--config=a.py", "--config.steps=3", "--workdir"]
+    own = ["--restarts=3", "-stall", "5", "--backoff=1", "--backoff_max", "60", "--config.seed=1"]
+    assert local._of_train(own) == ["--config.seed=1"]
+
+
+def test_hangs_are_looked_for_where_there_are_restarts():
+    given = ((None, 0, 0.0), (None, 1, 10.0), (0.0, 1, 0.0), (3.0, 0, 3.0))
+    for stall, restarts, minutes in given:
+        assert local._minutes(stall, restarts) == minutes

@@ -185,11 +185,12 @@ class Several(Processes):
             if (verdict := self._watch.verdict()) is not None:
                 end(*verdict)
         said = str(error) if isinstance(error, UserError) else f"{kind}: {first_line(error)}"
+        status = 2 if isinstance(error, UserError) else 1
         self._watch.stop()
-        self._watch.say(FAILED, said)
+        self._watch.say(FAILED, said, status)
         if self.first:  # with whom the coordinator goes, and what it has to tell
             self._watch.wait_for_others(FAILED, ENDED)
-        atexit.register(_end_without_others, 2 if isinstance(error, UserError) else 1)
+        atexit.register(_end_without_others, status)
 
     def _key(self) -> str:
         """Returns a name that the next exchange has in all processes."""

@@ -1,0 +1,65 @@
+"""Signs of life of a process that trains, for the supervisor that started it.
+
+It hands over two open files (``launch/watchdog.py``): one for the latest sign, and one for the
+stacks of all threads, which the process writes at SIGUSR1 though its main thread be stuck outside
+of Python. A process that nobody supervises gives no signs.
+"""
+
+import contextlib
+import dataclasses
+import faulthandler
+import os
+import signal
+import struct
+
+VARIABLE = "MANYHEADS_HEARTBEAT"  # the descriptors of the two files
+_FORM = struct.Struct("=qq?")
+
+
+@dataclasses.dataclass(frozen=True)
+class Sign:
+    """The latest sign of life of a process."""
+
+    count: int = 0  # of signs; none before it listens to SIGUSR1
+    step: int = -1  # the last that it has finished; -1: none yet
+    busy: bool = True  # with what may take longer than a step
+
+    def write(self, file: int) -> None:
+        """Writes it in place of the one before, which takes no room on a disk that is full."""
+        os.pwrite(file, _FORM.pack(self.count, self.step, self.busy), 0)
+
+    @classmethod
+    def read(cls, file: int) -> "Sign":
+        """Returns the sign that a file holds."""
+        return cls(*_FORM.unpack(os.pread(file, _FORM.size, 0)))
+
+
+_sign, _file = Sign(), -1
+
+
+def begin() -> None:
+    """Gives signs from here on, where a supervisor asks for them."""
+    global _file
+    given = os.environ.pop(VARIABLE, "")  # what this process starts has a life of its own
+    if given:
+        _file, stacks = map(int, given.split(","))
+        faulthandler.register(signal.SIGUSR1, stacks)
+        busy()
+
+
+def finished(step: int) -> None:
+    """Says that a step has been finished, and that the next is to take no longer than a step."""
+    _give(step, False)
+
+
+def busy() -> None:
+    """Says that the process goes on, with what may take longer: an evaluation or a save."""
+    _give(_sign.step, True)
+
+
+def _give(step: int, busy: bool) -> None:
+    global _sign
+    if _file >= 0:
+        _sign = Sign(_sign.count + 1, step, busy)
+        with contextlib.suppress(OSError):
+            _sign.write(_file)
