@@ -39,6 +39,7 @@ class Saved:
     tokenizer: Tokenizer | None  # None for a model of random tokens
     step: int | None  # optimizer steps taken; None for a saved model
     corpus: str | None  # digest of the text and tokens that it was trained on, where it is known
+    skipped: tuple[tuple[int, int], ...] = ()  # first and last of the batches that it left out
 
     @property
     def model_config(self) -> ModelConfig:
@@ -134,10 +135,12 @@ def open_saved(checkpoint: str | os.PathLike[str], field: str = "--checkpoint") 
     config = resolved.from_json(read_text(path / CONFIG), str(path / CONFIG))
     tokenizer = tokenizers.load(path / TOKENIZER) if (path / TOKENIZER).exists() else None
     step = corpus = None
+    skipped: tuple[tuple[int, int], ...] = ()
     if (path / STATE).exists():
         try:
             about = json.loads(read_text(path / STATE))
             step, corpus = int(about["step"]), about.get("corpus")
+            skipped = tuple((int(first), int(last)) for first, last in about.get("skipped", ()))
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"{path / STATE} is damaged; use another step.") from error
-    return Saved(path, config, tokenizer, step, corpus)
+    return Saved(path, config, tokenizer, step, corpus, skipped)

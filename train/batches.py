@@ -12,7 +12,7 @@ from jaxtyping import Int
 from model.axes import ShardingRules
 from text.reading import RowSource
 from text.rows import Rows
-from train.skipped import Skipped
+from train.skipped import NONE, Skipped
 
 Batch = Rows  # on a mesh
 
@@ -68,7 +68,7 @@ def training_batches(
     mesh: Mesh,
     rules: ShardingRules,
     prefetch: int,
-    skipped: Skipped = Skipped(),
+    skipped: Skipped = NONE,
 ) -> Iterator[tuple[range, Batch]]:
     """Yields each call of the step with its stacked batches, made ahead by a thread.
 

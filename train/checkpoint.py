@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -24,13 +25,19 @@ from train.calls import due
 from train.metrics import read
 from train.processes.alike import wait_for
 from train.processes.group import Processes
+from train.skipped import Skipped
 from train.step import TrainState
 
 MASTER = "master"  # beside the optimizer's own arrays
+RECENT = "recent"  # the item of what spikes are known by
 
 
 class Checkpoints:
-    """The saved steps of one run."""
+    """The saved steps of one run.
+
+    Attributes:
+      skipped: batches that the run leaves out; saved with each step, and restored from it.
+    """
 
     def __init__(
         self,
@@ -49,6 +56,7 @@ class Checkpoints:
         self.config = config
         self.tokenizer, self.corpus = tokenizer, corpus
         self.processes = processes or Processes()
+        self.skipped = Skipped()
         self._saving: Future[None] | None = None
         self.processes.told(self._make)
 
@@ -81,11 +89,14 @@ class Checkpoints:
         path = self.workdir / STEPS / str(step)
         if not self.processes.told(lambda: make_room(path)):
             return
-        about = dict(step=step, corpus=self.corpus)
+        about: dict[str, Any] = dict(step=step, corpus=self.corpus)
+        if self.skipped.ranges:
+            about["skipped"] = self.skipped.ranges
         documents = {CONFIG: resolved.to_json(self.config), STATE: json.dumps(about) + "\n"}
         if self.tokenizer is not None:
             documents[TOKENIZER] = self.tokenizer.to_json()
         items = {MODEL: named_arrays(state.model), OPTIMIZER: _kept(state), EMA: state.ema}
+        items[RECENT] = state.recent
         # Orbax refuses an item without arrays, as an optimizer without a state is.
         items = {name: item for name, item in items.items() if jax.tree.leaves(item)}
         self._saving = save(path, items, documents)
@@ -98,15 +109,20 @@ class Checkpoints:
             if self.processes.first:
                 self._thin()
 
-    def restore(self, abstract: TrainState, mesh: Mesh) -> TrainState | None:
-        """Returns the newest whole step on a mesh, or None where there is none.
+    def restore(
+        self, abstract: TrainState, mesh: Mesh, step: int | None = None
+    ) -> TrainState | None:
+        """Returns a saved step on a mesh, or None where there is none.
 
         Args:
           abstract: the state's shapes and shardings.
           mesh: to put it on; it need not be the one that the step was saved from.
+          step: which, a whole one; None: the newest whole one.
         """
 
         def decide() -> str:
+            if step is not None:
+                return str(self.workdir / STEPS / str(step))
             found = newest(self.workdir)
             return str(found.path) if found else ""
 
@@ -128,8 +144,11 @@ class Checkpoints:
         begun = latest.holds(EMA) or not abstract.ema
         ema = abstract.ema and latest.load(EMA if begun else MODEL, abstract.ema, mesh)
         ema = ema if begun else ema | jax.tree.map(jax.numpy.copy, master)
-        step = jax.device_put(jax.numpy.int32(latest.step), jax.NamedSharding(mesh, jax.P()))
-        return TrainState(step, with_arrays(abstract.model, model), optimizer, master, ema)
+        everywhere = jax.NamedSharding(mesh, jax.P())
+        taken = jax.device_put(jax.numpy.int32(latest.step), everywhere)
+        recent = _recent(latest, abstract.recent, mesh)
+        self.skipped |= Skipped.of(latest.skipped)
+        return TrainState(taken, with_arrays(abstract.model, model), optimizer, master, ema, recent)
 
     def damaged(self) -> list[int]:
         """Returns the steps that were whole once and are not now."""
@@ -146,6 +165,17 @@ class Checkpoints:
 def _kept(state: TrainState) -> dict[str, Any]:
     """The arrays of the item "optimizer"."""
     return {**state.optimizer, MASTER: state.master}
+
+
+def _recent(saved: Saved, abstract: dict[str, Any], mesh: Mesh) -> dict[str, jax.Array]:
+    """Returns what a step remembered; a fresh memory where it had none, or one of other length."""
+    if not abstract:
+        return {}
+    wanted = {name: leaf.shape for name, leaf in abstract.items()}
+    if saved.holds(RECENT) and saved.shapes(RECENT) == wanted:
+        return saved.load(RECENT, abstract, mesh)
+    zeros = {name: np.zeros(leaf.shape, leaf.dtype) for name, leaf in abstract.items()}
+    return jax.device_put(zeros, jax.NamedSharding(mesh, jax.P()))
 
 
 def newest(workdir: Path) -> Saved | None:

@@ -38,5 +38,5 @@ class Numbers(NamedTuple):
         spikes = config.accidents.spike, config.accidents.gradient_spike
         values = dict(config.optim, steps=config.steps, multipliers=factors, spikes=spikes)
         arrays = {name: jnp.asarray(values[name], jnp.float32) for name in cls._fields}
-        arrays["multipliers"] = arrays["multipliers"].reshape(-1, 2)
-        return cls(**arrays | ({} if any(spikes) else {"spikes": None}))
+        found = cls(**arrays | {"multipliers": arrays["multipliers"].reshape(-1, 2)})
+        return found if any(spikes) else found._replace(spikes=None)

@@ -33,3 +33,6 @@ class Skipped:
                 break
             batch += last - first + 1
         return batch
+
+
+NONE = Skipped()

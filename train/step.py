@@ -126,7 +126,7 @@ def train_step(
       The state, and ``loss`` (nats a token), ``grad_norm`` (before clipping), ``learning_rate``,
       and the figures of accidents where they are watched.
     """
-    dropout = jax.random.fold_in(jax.random.key(config.seed + 1), state.step)
+    dropout = dropout_key(config, state.step)
     slopes, nats = gradient(
         state.model,
         batch,
@@ -167,6 +167,11 @@ def train_step(
     return dataclasses.replace(after, recent=recent), metrics | found
 
 
+def dropout_key(config: ConfigDict, step: Int[Array, ""]) -> PRNGKeyArray:
+    """Returns the key of a step's dropout, after so many steps."""
+    return jax.random.fold_in(jax.random.key(config.seed + 1), step)
+
+
 def gradient(
     model: Transformer,
     batch: Batch,
@@ -201,11 +206,7 @@ def gradient(
     if accumulate == 1:
         return differentiate(model, batch, key)
 
-    def cut(leaf: Array) -> Array:
-        rows = leaf.reshape(leaf.shape[0] // accumulate, accumulate, *leaf.shape[1:])
-        return jnp.moveaxis(rows, 1, 0)
-
-    micro = jax.tree.map(cut, batch)
+    micro = microbatches(batch, accumulate)
 
     def add(carry: tuple, part: tuple) -> tuple[tuple, None]:
         gradients, nats = differentiate(model, *part)
@@ -215,6 +216,16 @@ def gradient(
     zeros = jax.tree.map(lambda p: jnp.zeros_like(p, jnp.float32), (model, jnp.zeros(())))
     (gradients, nats), _ = jax.lax.scan(add, zeros, (micro, jax.random.split(key, accumulate)))
     return gradients, nats
+
+
+def microbatches(batch: Batch, count: int) -> Batch:
+    """Returns a batch cut into so many, stacked: each has every ``count``-th row."""
+
+    def cut(leaf: Array) -> Array:
+        rows = leaf.reshape(leaf.shape[0] // count, count, *leaf.shape[1:])
+        return jnp.moveaxis(rows, 1, 0)
+
+    return jax.tree.map(cut, batch)
 
 
 @jax.jit
