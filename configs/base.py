@@ -154,9 +154,10 @@ def get_config() -> ConfigDict:
             ),
             accidents=dict(  # steps whose loss, gradient or new state is not finite, and spikes
                 policy="stop",  # what follows: "stop" (nothing is saved from there on), "skip" (the
-                #                step changes nothing but its number, its batch is passed over; with
-                #                memory for a second state) or "rollback" (back to the newest saved
-                #                step, and on from there without the batches up to the bad one)
+                #                step changes nothing but its number, and its batch is passed over;
+                #                a device then holds state before and after an update at once) or
+                #                "rollback" (back to the newest step saved before, and on from there
+                #                without the bad batch and those before it since then)
                 spike=0.0,  # a loss is a spike from so many standard deviations above the mean of
                 #                those of the last `window` good steps, such as 6; 0: none is
                 gradient_spike=0.0,  # the same of the gradient's norm

@@ -100,7 +100,7 @@ def plan(workdir: Path, step: int, batch: int | None) -> Plan:
             f"step {step} of {workdir} never took --batch={batch}; it took "
             f"{', '.join(map(str, took))}."
         )
-    skipped, event = fitting[-1]
+    skipped, found = fitting[-1]
 
     def came_by(saved_step: int) -> bool:
         """Tells whether a saved step took the batches that led to this one."""
@@ -111,7 +111,7 @@ def plan(workdir: Path, step: int, batch: int | None) -> Plan:
     rows = {row["step"]: row for row in read(workdir) if "loss" in row and row["step"] <= step}
     same = {n: row for n, row in rows.items() if now.batch(n - 1) == skipped.batch(n - 1)}
     earlier = [row for n, row in same.items() if start < n < step]
-    return Plan(step, skipped, start, event or same.get(step, {}), event, earlier)
+    return Plan(step, skipped, start, found or same.get(step, {}), found, earlier)
 
 
 def replay(

@@ -72,6 +72,14 @@ def run(workdir, path, changes=None):
     return outcome, said.getvalue()
 
 
+def words(workdir, path, changes=None):
+    """Returns the arguments of the same run as a command."""
+    own = {"data.path": path, "data.cache_dir": path.parent / "cache"}
+    fields = {**FIELDS, **own, **(changes or {})}
+    overrides = [f"--config.{name}={value}" for name, value in fields.items()]
+    return ["--config=configs/text.py", *overrides, f"--workdir={workdir}"]
+
+
 def events(workdir):
     """Returns the lines of events.jsonl."""
     return [json.loads(line) for line in (workdir / "events.jsonl").read_text().splitlines()]

@@ -3,6 +3,8 @@
 import json
 import shutil
 import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from model import manifest
 from model.parameter import named_arrays
 from model.saved import open_saved
 from tests.train import poison, tiny
+from tests.train.processes import running
 from train import loop
 from train.metrics import read
 from train.start import Start
@@ -219,3 +222,48 @@ def test_a_gradient_that_is_not_finite_is_an_accident_on_a_mesh_with_microbatche
     assert (event["step"], event["kind"], event["action"]) == (7, "gradient", "skip")
     assert isinstance(event["loss"], float)
     assert manifest.whole_steps(tmp_path) == [2, 4, 6, 8]
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_right_after_a_rollback_ends_as_one_that_was_not(one, told, tmp_path):
+    # Calls of one step and many steps before the next save, so that the signal finds it running.
+    changes = ROLLBACK | {"checkpoint.every": 5, "steps": 20, "steps_per_call": 1}
+    words = poison.words(tmp_path / "run", one, changes)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "train", *words],
+        cwd=running.ROOT,
+        env=running.environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        running.wait_until((tmp_path / "run" / "events.jsonl").exists, 120)
+    finally:
+        running.kill(process)
+    assert process.returncode == -signal.SIGKILL
+    assert running.command(words).status == 0
+    expected = tmp_path / "expected"
+    assert running.command(poison.words(expected, one, changes)).status == 0
+    assert poison.losses(tmp_path / "run") == poison.losses(expected)
+    assert poison.events(tmp_path / "run") == poison.events(expected)
+    tiny.assert_equal(arrays(tmp_path / "run", 20), arrays(expected, 20))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("changes", [ROLLBACK | AFTER, SKIP], ids=["rollback", "skip"])
+def test_two_processes_decide_alike(one, tmp_path, changes):
+    mesh = {"mesh.fsdp": 2, "mesh.heads": 2, "host_devices": 2}
+    both = [poison.words(tmp_path / "two", one, changes | mesh)] * 2
+    ended = running.ended(running.start(both), 240)
+    assert [process.status for process in ended] == [0, 0], ended
+    alone = poison.words(tmp_path / "one", one, changes | mesh | {"host_devices": 4})
+    assert running.command(alone).status == 0
+    (found,), (expected,) = poison.events(tmp_path / "two"), poison.events(tmp_path / "one")
+    names = ("step", "batch", "kind", "action", "to", "skipped")
+    assert [found.get(name) for name in names] == [expected.get(name) for name in names]
+    one_, two = poison.losses(tmp_path / "one"), poison.losses(tmp_path / "two")
+    assert [*one_] == [*two] == [*range(1, 9)]
+    for step, (loss, _) in one_.items():
+        assert loss is None or abs(loss - two[step][0]) < 1e-5
+        assert (loss is None) == (two[step][0] is None)
