@@ -78,10 +78,14 @@ def plan(workdir: Path, step: int, batch: int | None) -> Plan:
     """
     happened = events.read(workdir)
     whole = manifest.whole_steps(workdir)
-    saved = {n: open_saved(workdir / STEPS / str(n)) for n in whole}
+
+    def saved(number: int) -> Skipped:
+        """Returns what a saved step says of the batches that were left out before it."""
+        return Skipped.of(open_saved(workdir / STEPS / str(number)).skipped)
+
     now = events.left_out(happened)
-    for one in saved.values():
-        now |= Skipped.of(one.skipped)
+    if whole:
+        now |= saved(whole[-1])
 
     known: list[tuple[Skipped, Event]] = []
     before = Skipped()
@@ -102,12 +106,9 @@ def plan(workdir: Path, step: int, batch: int | None) -> Plan:
         )
     skipped, found = fitting[-1]
 
-    def came_by(saved_step: int) -> bool:
-        """Tells whether a saved step took the batches that led to this one."""
-        then = Skipped.of(saved[saved_step].skipped)
-        return then.batch(saved_step - 1) == skipped.batch(saved_step - 1)
-
-    start = max((n for n in whole if n < step and came_by(n)), default=0)
+    # The newest whose batches are those that led to this step.
+    led = (n for n in reversed(whole) if n < step and saved(n).batch(n - 1) == skipped.batch(n - 1))
+    start = next(led, 0)
     rows = {row["step"]: row for row in read(workdir) if "loss" in row and row["step"] <= step}
     same = {n: row for n, row in rows.items() if now.batch(n - 1) == skipped.batch(n - 1)}
     earlier = [row for n, row in same.items() if start < n < step]

@@ -73,6 +73,14 @@ def test_the_kind_of_an_accident(loss, norm, kind):
         tiny.assert_equal(after, before)
 
 
+def test_a_run_that_looks_for_none_has_nothing_more_in_its_step_or_its_state():
+    stepper, state = tiny.on_one_device()
+    assert not accidents.watched(stepper.config)
+    assert accidents.figures(stepper.config) == ()
+    assert state.recent == {}
+    assert Numbers.of(stepper.config).spikes is None
+
+
 def test_thresholds_of_0_and_no_memory_look_for_no_spikes():
     found, _ = judged([2.0, 2.1, 2.0, 2.1, 2.0, 99.0], spike=0.0, gradient_spike=1.0)
     assert found[-1][0] == ""

@@ -75,6 +75,7 @@ def test_skip_is_as_if_the_batch_were_not_there(one, skipped, tmp_path):
     assert (event["step"], event["batch"], event["action"]) == (7, 6, "skip")
 
 
+@pytest.mark.slow
 def test_a_run_set_back_before_a_skipped_step_meets_it_again(one, skipped, tmp_path):
     workdir, _ = skipped
     again = tmp_path / "again"
@@ -143,6 +144,7 @@ def test_a_run_that_ends_right_after_a_rollback_goes_on_as_one_that_did_not(
     check_same(tmp_path, told)
 
 
+@pytest.mark.slow
 def test_a_signal_in_the_call_of_an_accident_saves_nothing_of_it(one, told, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         real = loop.make_step
@@ -166,6 +168,7 @@ def test_a_signal_in_the_call_of_an_accident_saves_nothing_of_it(one, told, tmp_
     check_same(tmp_path, told)
 
 
+@pytest.mark.slow
 def test_whatever_is_lost_the_same_batches_are_left_out(one, rolled_back, told, tmp_path):
     # The step that the run went back to is damaged: it begins again, and meets no accident.
     older, newer = tmp_path / "older", tmp_path / "newer"
@@ -185,6 +188,7 @@ def test_whatever_is_lost_the_same_batches_are_left_out(one, rolled_back, told, 
     tiny.assert_equal(arrays(newer, 10), arrays(further, 10))
 
 
+@pytest.mark.slow
 def test_accidents_in_the_first_steps_and_after_rollbacks_until_they_are_too_many(folder, tmp_path):
     path = poison.written(folder, 1, 3, 4)
     changes = ROLLBACK | {"checkpoint.every": 0, "accidents.skip_before": 0, "steps": 6}
@@ -210,6 +214,7 @@ def test_accidents_in_the_first_steps_and_after_rollbacks_until_they_are_too_man
         tiny.assert_equal(arrays(other, 6), arrays(told, 6))
 
 
+@pytest.mark.slow
 def test_a_gradient_that_is_not_finite_is_an_accident_on_a_mesh_with_microbatches(one, tmp_path):
     changes = SKIP | {
         "loss": "tests.train.own_losses:steep",

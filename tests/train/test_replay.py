@@ -121,7 +121,7 @@ def test_the_command_shows_and_writes_what_it_found(tmp_path):
     assert (report["same"], report["kind"], report["batch"]) == (True, "loss", 6)
     # Two processes are as one; from the run's beginning, and a step that was a good one.
     flags = [f"--workdir={tmp_path}/run", "--step=3", f"--json={out}", "--host_devices=2"]
-    ended = running.ended(running.start([flags] * 2, "train.replay"), 120)
+    ended = running.ended(running.start([flags] * 2, "train.replay"), 240)
     assert [process.status for process in ended] == [0, 0], ended
     assert "from the run's beginning" in ended[0].out
     loss, _ = poison.losses(tmp_path / "run")[3]
