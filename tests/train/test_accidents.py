@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tests.train import tiny
+from tests.train.own_losses import POISON
 from train import accidents
 from train.accidents import CODE, KINDS, fresh
 from train.numbers import Numbers
@@ -79,6 +80,44 @@ def test_a_run_that_looks_for_none_has_nothing_more_in_its_step_or_its_state():
     assert accidents.figures(stepper.config) == ()
     assert state.recent == {}
     assert Numbers.of(stepper.config).spikes is None
+
+
+@pytest.mark.parametrize(
+    ("name", "mesh"),
+    [
+        ("tests.train.own_updates:noisy", {}),
+        pytest.param("muon", dict(fsdp=2, heads=2), marks=pytest.mark.slow),
+    ],
+    ids=["noisy", "muon on a mesh"],
+)
+def test_a_bad_step_changes_nothing_but_its_number(name, mesh):
+    changes = {
+        "accidents.policy": "skip",
+        "accidents.gradient_spike": 6.0,
+        "loss": "tests.train.own_losses:steep",
+        "model.param_dtype": "bfloat16",
+        "model.num_layers": 1,
+        "optim.name": name,
+        "optim.ema": 0.5,
+        "optim.master_weights": True,
+        "steps_per_call": 2,
+    }
+    stepper = tiny.Stepper(tiny.config(changes), tiny.mesh(**mesh))
+    start, rows = stepper.start(), stepper.batches(0)
+    bad = rows._replace(labels=jnp.full_like(rows.labels, POISON))
+    after, values = stepper.call(start, batches=bad)
+    assert [KINDS[int(code)] for code in values[CODE]] == ["gradient"] * 2
+    assert np.isfinite(values["loss"]).all()
+    assert int(after.step) == 2
+    tiny.assert_equal(tiny.arrays(after), tiny.arrays(start))
+    tiny.assert_equal(after.recent, start.recent)
+    # Where no batch has the poison, the same program takes its steps.
+    good = rows._replace(labels=jnp.where(rows.labels == POISON, POISON + 1, rows.labels))
+    after, values = stepper.call(start, batches=good)
+    assert [KINDS[int(code)] for code in values[CODE]] == [""] * 2
+    assert int(after.recent["count"]) == 2
+    moved = tiny.arrays(after)
+    assert any((moved[n] != array).any() for n, array in tiny.arrays(start).items())
 
 
 def test_thresholds_of_0_and_no_memory_look_for_no_spikes():
