@@ -139,8 +139,8 @@ class Policy:
             to = max((step for step in saved if step < accident.step), default=0)
             before, after = self._limits.skip_before, self._limits.skip_after
             start = to if before is None else max(to, accident.step - 1 - before)
-            range_ = [self.skipped.batch(start), accident.batch + after]
-            event = self._event(accident, "rollback") | dict(to=to, skipped=range_)
+            lost = [self.skipped.batch(start), accident.batch + after]
+            event = self._event(accident, "rollback") | dict(to=to, skipped=lost)
             events.write(self._workdir, [*self._events, event])
             return event
 

@@ -84,7 +84,7 @@ def _replay(processes: Processes) -> None:
     planned = Plan(**{**told, "skipped": Skipped.of(told["skipped"]["ranges"])})
     changed = planned.event is not None and planned.event.get("config") != resolved.digest(config)
     if planned.event is not None:
-        config.accidents.policy = planned.event["policy"]
+        config.accidents.policy = planned.event.get("policy", config.accidents.policy)
     loss.by_name(config.loss)
     sources = processes.together(lambda: open_sources(config))
     processes.told(lambda: check_corpus(workdir, sources.digest))
