@@ -152,6 +152,22 @@ def get_config() -> ConfigDict:
                 keep_every=0,  # also keep each step that this divides; 0: none
                 restore_from="",  # parameters to start from: a run, a step or a saved model
             ),
+            accidents=dict(  # steps whose loss, gradient or new state is not finite, and spikes
+                policy="stop",  # what follows: "stop" (nothing is saved from there on), "skip" (the
+                #                step changes nothing but its number, and its batch is passed over;
+                #                a device then holds state before and after an update at once) or
+                #                "rollback" (back to the newest step saved before, and on from there
+                #                without the bad batch and those before it since then)
+                spike=0.0,  # a loss is a spike from so many standard deviations above the mean of
+                #                those of the last `window` good steps, such as 6; 0: none is
+                gradient_spike=0.0,  # the same of the gradient's norm
+                window=128,  # good steps that spikes are measured by, and before which none is; and
+                #                the steps in which `limit` accidents are too many
+                skip_before=config_dict.placeholder(int),  # "rollback": batches before the bad one
+                #                that are left out with it; None: all since the saved step
+                skip_after=0,  # "rollback": batches after the bad one that are left out with it
+                limit=10,  # accidents among `window` steps that a run survives; one more ends it
+            ),
             log=dict(
                 every=20,  # steps between rows of metrics.jsonl
                 eval_every=500,  # steps between evaluations; 0: only the last

@@ -18,7 +18,16 @@ def define() -> None:
     flags.DEFINE_string("checkpoint", None, "A run (its newest whole step), a step, or a model.")
     define_json()
     flags.DEFINE_bool("ema", False, "Take the average of the parameters that optim.ema keeps.")
-    flags.DEFINE_string("mesh", "", "Sizes of the mesh, as fsdp=2,heads=4; empty: one device.")
+    define_devices("one device")
+
+
+def define_devices(default: str) -> None:
+    """Defines ``--mesh`` and ``--host_devices``.
+
+    Args:
+      default: what an empty mesh stands for.
+    """
+    flags.DEFINE_string("mesh", "", f"Sizes of the mesh, as fsdp=2,heads=4; empty: {default}.")
     flags.DEFINE_integer(
         "host_devices",
         None,

@@ -18,7 +18,7 @@ RANGES: tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...] = (
         (
             *("steps", "batch_size", "length", "steps_per_call"),
             *("data.prefetch", "optim.accumulate", "checkpoint.keep", "log.every"),
-            "sample.tokens",
+            *("accidents.limit", "sample.tokens"),
         ),
     ),
     (
@@ -34,6 +34,11 @@ RANGES: tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...] = (
             *("model.value_dim", "model.mlp_dim", "model.vocab_size", "model.max_length"),
         ),
     ),
+    (
+        "be at least 2: of fewer there is no deviation; and at most a million",
+        lambda value: 2 <= value <= 10**6,
+        ("accidents.window",),
+    ),
     ("be at least 1, or None", lambda value: value >= 1, ("loss_chunk",)),
     (
         f"be at most {MOST_STEPS:,}: a step's number has 32 bits on the device",
@@ -46,6 +51,7 @@ RANGES: tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...] = (
         (
             *("optim.warmup_steps", "checkpoint.every", "checkpoint.keep_every"),
             *("log.eval_every", "log.eval_batches"),
+            *("accidents.skip_before", "accidents.skip_after"),
         ),
     ),
     ("be at least 0 and below 2^32 - 1", lambda value: 0 <= value < 2**32 - 1, ("seed",)),
@@ -65,6 +71,7 @@ RANGES: tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...] = (
         (
             *("optim.learning_rate", "optim.muon_learning_rate", "optim.weight_decay"),
             *("optim.clip", "optim.z_loss", "sample.temperature"),
+            *("accidents.spike", "accidents.gradient_spike"),
         ),
     ),
     (
@@ -111,6 +118,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "model.gradient_reduce_dtype": _FLOATS,
     "mesh.residual": ("replicated", "sharded"),
     "mesh.context_attention": ("auto", "all_to_all", "ring"),
+    "accidents.policy": ("stop", "skip", "rollback"),
     "optim.schedule": ("cosine", "linear", "warmup_stable_decay", "constant"),
 }
 

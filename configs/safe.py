@@ -9,6 +9,7 @@ SAFE = (
     "host_devices",
     "mesh.*",
     "checkpoint.*",
+    "accidents.*",
     "log.*",
     "sample.*",
     "data.path",

@@ -6,7 +6,6 @@ import json
 import os
 import warnings
 from collections.abc import Iterator
-from typing import Any
 
 import jax
 from jax.sharding import Mesh
@@ -40,6 +39,7 @@ class Saved:
     tokenizer: Tokenizer | None  # None for a model of random tokens
     step: int | None  # optimizer steps taken; None for a saved model
     corpus: str | None  # digest of the text and tokens that it was trained on, where it is known
+    skipped: tuple[tuple[int, int], ...]  # first and last of the batches that it left out
     verified: set[str]  # items whose files hold what was written
 
     @property
@@ -190,25 +190,23 @@ def open_step(path: Folder, items: tuple[str, ...] = (MODEL,), is_verified: bool
     if TOKENIZER in held.files:
         tokenizer = tokenizers.from_json(read_text(path / TOKENIZER), str(path / TOKENIZER))
     step = corpus = None
+    skipped: tuple[tuple[int, int], ...] = ()
     if STATE in held.files:
-        about = read_state(path)
-        step, corpus = int(about["step"]), about.get("corpus")
-    return Saved(path, held, config, tokenizer, step, corpus, set(items))
+        step, corpus, skipped = _read_state(path)
+    return Saved(path, held, config, tokenizer, step, corpus, skipped, set(items))
 
 
-def read_state(path: Folder) -> dict[str, Any]:
-    """Returns what ``state.json`` of a step holds.
-
-    Raises:
-      Damaged: it is damaged.
-    """
+def _read_state(path: Folder) -> tuple[int, str | None, tuple[tuple[int, int], ...]]:
+    """Returns what ``state.json`` of a step holds: its step, its text, what it left out."""
     try:
         about = json.loads(read_text(path / STATE))
-        if path.parent.name == STEPS and path.name != str(int(about["step"])):
-            raise ValueError(about["step"])
+        step = int(about["step"])
+        skipped = tuple((int(first), int(last)) for first, last in about.get("skipped", ()))
+        if path.parent.name == STEPS and path.name != str(step):
+            raise ValueError(step)
     except (KeyError, TypeError, ValueError) as error:
         raise Damaged(f"{path / STATE} is damaged; use another step.") from error
-    return about
+    return step, about.get("corpus"), skipped
 
 
 def open_saved(checkpoint: str | os.PathLike[str], field: str = "--checkpoint") -> Saved:

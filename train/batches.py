@@ -1,4 +1,4 @@
-"""Batches on a mesh: a pure function of (seed, step), each process reading its own rows."""
+"""Batches on a mesh: a pure function of seed, step and what is left out; each process its rows."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -12,6 +12,7 @@ from jaxtyping import Int
 from model.axes import ShardingRules
 from text.reading import RowSource
 from text.rows import Rows
+from train.skipped import NONE, Skipped
 
 Batch = Rows  # on a mesh
 
@@ -67,22 +68,25 @@ def training_batches(
     mesh: Mesh,
     rules: ShardingRules,
     prefetch: int,
+    skipped: Skipped = NONE,
 ) -> Iterator[tuple[range, Batch]]:
     """Yields each call of the step with its stacked batches, made ahead by a thread.
 
     Args:
       source: of rows.
       batch_size: sequences a step.
-      calls: the steps of each call; step s takes rows s B to (s + 1) B of the endless order.
+      calls: the steps of each call; batch b has the rows b B to (b + 1) B of the endless order.
       slots: batches in a stack; a call with fewer steps repeats its last.
       mesh: that the arrays are sharded over.
       rules: say how.
       prefetch: stacks made ahead.
+      skipped: the batches that no step takes.
     """
 
     def make(call: range) -> Batch:
-        steps = np.pad(np.array(call), (0, slots - len(call)), mode="edge")
-        numbers = steps[:, None] * batch_size + np.arange(batch_size)
+        own = np.array([skipped.batch(step) for step in call])
+        taken = np.pad(own, (0, slots - len(call)), mode="edge")
+        numbers = taken[:, None] * batch_size + np.arange(batch_size)
         return make_batch(source.training, numbers, mesh, rules)
 
     with ThreadPoolExecutor(1) as thread:

@@ -10,6 +10,7 @@ from concurrent.futures import Future
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -33,9 +34,11 @@ from train.opening import ITEMS, first_whole
 from train.processes.group import Processes
 from train.provenance import provenance
 from train.retention import sweep_up, thin
+from train.skipped import Skipped
 from train.step import TrainState
 
 MASTER = "master"  # beside the optimizer's own arrays
+RECENT = "recent"  # the item of what spikes are known by
 
 
 class Checkpoints:
@@ -43,6 +46,7 @@ class Checkpoints:
 
     Attributes:
       passed: a sentence on each step that was passed over, as it does not hold what was written.
+      skipped: batches that the run leaves out; saved with each step, and restored from it.
     """
 
     def __init__(
@@ -69,6 +73,7 @@ class Checkpoints:
         self._holding = holding or Holding(workdir, self.processes)
         self._say = say
         self.passed: list[str] = []
+        self.skipped = Skipped()
         self._saving: tuple[Folder, Future[Manifest]] | None = None
         self._saved: int | None = (
             None  # the newest step, of those that this session knows to be whole
@@ -104,11 +109,14 @@ class Checkpoints:
             delete(path)  # cut off, or passed over when the run went on from before it
 
         self.processes.told(make_room)
-        about = dict(step=step, corpus=self.corpus)
+        about: dict[str, Any] = dict(step=step, corpus=self.corpus)
+        if self.skipped.ranges:
+            about["skipped"] = self.skipped.ranges
         documents = {CONFIG: resolved.to_json(self.config), STATE: json.dumps(about) + "\n"}
         if self.tokenizer is not None:
             documents[TOKENIZER] = self.tokenizer.to_json()
         items = {MODEL: named_arrays(state.model), OPTIMIZER: _kept(state), EMA: state.ema}
+        items[RECENT] = state.recent
         # Orbax refuses an item without arrays, as an optimizer without a state is.
         items = {name: item for name, item in items.items() if jax.tree.leaves(item)}
         made = provenance(jax.tree.leaves(items)[0].sharding.mesh, self.config.seed)
@@ -130,8 +138,11 @@ class Checkpoints:
                 raise
             self._say(f"{path} was deleted while it was written; the next save makes all anew")
 
-    def find(self) -> Saved | None:
+    def find(self, before: int | None = None) -> Saved | None:
         """Returns the newest step that holds what was written; None where there is none.
+
+        Args:
+          before: looks only at steps before this one, of which none need be whole.
 
         Raises:
           UserError: there are steps, and none is whole any more.
@@ -143,13 +154,15 @@ class Checkpoints:
             damaged = manifest.damaged_steps(self.workdir)
             self.passed += [f"step {step} has files missing or cut off" for step in damaged]
             whole = manifest.whole_steps(self.workdir)
-            if damaged and not whole:
+            if before is not None:
+                whole = [step for step in whole if step < before]
+            elif damaged and not whole:
                 raise UserError(_none_whole(self.workdir, damaged))
             return [str(self.workdir / STEPS / str(step)) for step in reversed(whole)]
 
         paths = [as_folder(path) for path in self.processes.told(decide)]
         found = first_whole(paths, ITEMS, self.processes, self.passed.append)
-        if found is None and paths:
+        if found is None and paths and before is None:
             raise UserError(_none_whole(self.workdir, manifest.steps(self.workdir)))
         if found is not None and found.step is None:
             raise UserError(
@@ -177,12 +190,25 @@ class Checkpoints:
         ema = abstract.ema and saved.load(EMA if begun else MODEL, abstract.ema, mesh)
         ema = ema if begun else ema | jax.tree.map(jax.numpy.copy, master)
         step = jax.device_put(jax.numpy.int32(saved.step), jax.NamedSharding(mesh, jax.P()))
-        return TrainState(step, with_arrays(abstract.model, model), optimizer, master, ema)
+        recent = _recent(saved, abstract.recent, mesh)
+        self.skipped |= Skipped.of(saved.skipped)
+        return TrainState(step, with_arrays(abstract.model, model), optimizer, master, ema, recent)
 
 
 def _kept(state: TrainState) -> dict[str, Any]:
     """The arrays of the item "optimizer"."""
     return {**state.optimizer, MASTER: state.master}
+
+
+def _recent(saved: Saved, abstract: dict[str, Any], mesh: Mesh) -> dict[str, jax.Array]:
+    """Returns what a step remembered; a fresh memory where it had none, or one of other length."""
+    if not abstract:
+        return {}
+    wanted = {name: leaf.shape for name, leaf in abstract.items()}
+    if saved.holds(RECENT) and saved.shapes(RECENT) == wanted:
+        return saved.load(RECENT, abstract, mesh)
+    zeros = {name: np.zeros(leaf.shape, leaf.dtype) for name, leaf in abstract.items()}
+    return jax.device_put(zeros, jax.NamedSharding(mesh, jax.P()))
 
 
 def _none_whole(workdir: Folder, steps: list[int]) -> str:

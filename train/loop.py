@@ -19,24 +19,23 @@ from configs.folders import Folder
 from model.axes import ShardingRules, check_mesh, make_mesh, notes, split_host
 from model.config import ModelConfig
 from model.manifest import CONFIG
-from model.saved import Saved
 from text.reading import Sources, open_sources
 from train import loss, profile
 from train.batches import training_batches
 from train.calls import calls, due
-from train.checkpoint import Checkpoints, check_corpus, check_workdir, start_from
+from train.checkpoint import Checkpoints, check_corpus, check_workdir
 from train.held_out import evaluate
 from train.holding import Holding
 from train.memory import check_memory
 from train.metrics import Metrics, Unwritten, read
 from train.numbers import Numbers
-from train.opening import open_together
-from train.optimizer import Optimizer
+from train.policy import Accident, Policy
 from train.processes.alike import check_alike, check_shared, of_config
 from train.processes.group import Processes
 from train.progress import RunProgress, clock
 from train.record import Record
-from train.step import TrainState, all_finite, init_state, make_optimizer, make_step, state_of
+from train.start import Start
+from train.step import all_finite, make_optimizer, make_step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,10 +102,16 @@ def _run(
     check_corpus(before, sources.digest)
     changes = processes.told(lambda: check_workdir(workdir, config, before))
     optimizer = make_optimizer(config, model_config)
-    state = _first_state(
-        config, model_config, optimizer, checkpoints, before, sources, mesh, console, processes
-    )
+    policy = Policy(config, workdir, checkpoints, processes)
+    begins = Start(config, model_config, optimizer, mesh)
+    for sentence in checkpoints.passed:
+        console.print(f"{sentence}: passed over", highlight=False, markup=False)
+    state = begins.at(before, checkpoints, sources.tokenizer, processes)
     start = int(state.step)
+    if before is not None:
+        console.print(f"resumed from step {start}", highlight=False)
+    elif config.checkpoint.restore_from:
+        console.print(f"parameters from {config.checkpoint.restore_from}", highlight=False)
     documents = config.data.rows == "packed" and sources.tokenizer is not None
     rows = config.batch_size // config.optim.accumulate
     line = state.model.attention_line(rows, config.length, documents)
@@ -124,16 +129,12 @@ def _run(
         write_text(workdir / CONFIG, resolved.to_json(config))
 
     step, numbers = make_step(config, optimizer), Numbers.of(config)
-    metrics = Metrics(workdir, start, config.log.tensorboard) if processes.first else Unwritten()
+    metrics = _metrics(config, workdir, start, processes)
     progress = RunProgress(config.steps, start, console)
     everies = (config.log.eval_every, config.checkpoint.every)
     edges = profile.edges(config.log.profile)
-    cut = calls(start, config.steps, config.steps_per_call, everies, edges)
     slots = min(config.steps_per_call, config.steps)
-    batches = training_batches(
-        sources.train, config.batch_size, cut, slots, mesh, ShardingRules(), config.data.prefetch
-    )
-    record = Record(config, model_config, metrics, progress, mesh, start, processes)
+    record = Record(config, model_config, metrics, policy, progress, mesh, start, processes)
     # Forced host devices share a pool of threads: two steps at once can starve their sums.
     in_turn = mesh.size > 1 and mesh.devices.flat[0].platform == "cpu"
     taken, stopped = start, False
@@ -146,34 +147,33 @@ def _run(
         )
         if not figures:
             return {}
-        metrics.write(taken, {f"eval/{name}": value for name, value in figures.items()})
+        record.metrics.write(taken, {f"eval/{name}": value for name, value in figures.items()})
         progress.say(f"step {taken}/{config.steps}  held out: {_shown(figures)}")
         record.skip_time(taken)
         return figures
 
     def save() -> None:
-        metrics.sync()
+        record.metrics.sync()
         checkpoints.save(state, taken)
 
-    with (
-        processes.stop() as stop,
-        contextlib.closing(metrics),
-        contextlib.closing(progress),
-        profile.Profile(config.log.profile if processes.first else (), workdir) as traced,
-        checkpoints,
-    ):
-        # A run that ended before the evaluation of its saved step makes up for it.
-        if not evaluation and (over or (start and due(config.log.eval_every, start))):
-            evaluation = measure(over)
-            stopped = not evaluation
+    def go_on() -> Accident | None:
+        """Takes steps to the last, to a signal or to an accident, which is to roll back from."""
+        nonlocal state, taken, stopped, evaluation
+        cut = calls(taken, config.steps, config.steps_per_call, everies, edges)
+        batches = training_batches(
+            sources.train,
+            *(config.batch_size, cut, slots, mesh, ShardingRules(), config.data.prefetch),
+            policy.skipped,
+        )
         for call, batch in batches:
             state, values = traced.take(call, step, state, batch, jnp.int32(len(call)), numbers)
             stop.begun()
-            if not in_turn:
-                record.write()  # the values of the call before, while this one computes
+            # The values of the call before, while this one computes.
+            if not in_turn and (accident := record.write()):
+                return accident
             record.pending = (call, values)
-            if in_turn:
-                record.write()
+            if in_turn and (accident := record.write()):
+                return accident
             taken = call.stop
             stopped = stop.asked()  # once: a signal that comes later is for the next call
             last = taken == config.steps
@@ -181,7 +181,9 @@ def _run(
             evaluates = last or due(config.log.eval_every, taken)
             if saves or evaluates:
                 finite = all_finite(state)
-                record.write()  # says so itself, where the loss or the gradient shows it
+                # Says so itself, where the loss or the gradient shows it.
+                if accident := record.write():
+                    return accident
                 if not finite:
                     raise UserError(
                         f"the parameters after step {taken} are not finite, and they are not "
@@ -196,47 +198,46 @@ def _run(
                     save()
             if stopped:
                 break
-        record.write()
+        return None
+
+    with (
+        processes.stop() as stop,
+        contextlib.closing(record),
+        contextlib.closing(progress),
+        profile.Profile(config.log.profile if processes.first else (), workdir) as traced,
+        checkpoints,
+    ):
+        # A run that ended before the evaluation of its saved step makes up for it.
+        if not evaluation and (over or (start and due(config.log.eval_every, start))):
+            evaluation = measure(over)
+            stopped = not evaluation
+        accident = None if stopped else go_on()
+        while accident is not None:
+            saved, said = policy.back(accident)
+            taken = int(saved.step or 0) if saved else 0
+            progress.say(said)
+            if stopped:
+                break
+            for leaf in jax.tree.leaves(state):
+                leaf.delete()  # its memory is for the state before
+            state = begins.at(saved, checkpoints, sources.tokenizer, processes)
+            record.metrics.close()
+            record.metrics = _metrics(config, workdir, taken, processes)
+            record.skip_time(taken)
+            accident = go_on()
         checkpoints.wait()
-        if stopped:
+        if stopped and accident is not None:
+            progress.say(f"stopped by a signal; run again to go on from step {taken}.")
+        elif stopped:
             progress.say(f"stopped by a signal and saved at step {taken}; run again to go on.")
         elif not over:
             progress.say(_summary(config, record, evaluation, workdir))
     return Outcome(taken, record.loss, evaluation, stop.signal)
 
 
-def _first_state(
-    config: ConfigDict,
-    model_config: ModelConfig,
-    optimizer: Optimizer,
-    checkpoints: Checkpoints,
-    before: Saved | None,
-    sources: Sources,
-    mesh: Mesh,
-    console: Console,
-    processes: Processes,
-) -> TrainState:
-    """The run's own newest step, else given parameters, else a fresh start."""
-    fresh = functools.partial(
-        init_state, model_config, optimizer, rules=ShardingRules.of(config.mesh)
-    )
-    abstract = jax.eval_shape(fresh, jax.random.key(config.seed))
-    for sentence in checkpoints.passed:
-        console.print(f"{sentence}: passed over", highlight=False, markup=False)
-    if before is not None:
-        state = checkpoints.restore(before, abstract, mesh)
-        console.print(f"resumed from step {before.step}", highlight=False)
-        return state
-    # Run once: on a CPU, to optimise it takes far longer than to run it.
-    options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-    source = config.checkpoint.restore_from
-    if not source:
-        return jax.jit(fresh, compiler_options=options)(jax.random.key(config.seed))
-    saved = open_together(source, processes, field="checkpoint.restore_from", say=console.print)
-    model = start_from(saved, abstract.model, sources.tokenizer, mesh)
-    console.print(f"parameters from {source}", highlight=False)
-    begin = functools.partial(state_of, optimizer)
-    return jax.jit(begin, donate_argnums=0, compiler_options=options)(model)
+def _metrics(config: ConfigDict, workdir: Folder, step: int, processes: Processes) -> Metrics:
+    """The record from a step on, which process 0 writes."""
+    return Metrics(workdir, step, config.log.tensorboard) if processes.first else Unwritten()
 
 
 def _evaluation(workdir: Folder, step: int) -> dict[str, float]:

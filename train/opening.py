@@ -11,7 +11,7 @@ from model.saved import Saved, candidates, open_step
 from train.processes.alike import eventually
 from train.processes.group import Processes
 
-ITEMS = (MODEL, OPTIMIZER, EMA)
+ITEMS = (MODEL, OPTIMIZER, EMA, "recent")  # of a run that goes on
 
 
 def open_together(

@@ -9,12 +9,12 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from configs.chips import peak_flops
-from configs.errors import UserError
 from model.config import ModelConfig
 from model.tally import tally
 from train import heartbeat
 from train.calls import due
 from train.metrics import Metrics
+from train.policy import Accident, Policy, accidents_of
 from train.processes.group import Processes
 from train.processes.pace import Pace
 from train.progress import RunProgress, clock
@@ -25,8 +25,9 @@ class Record:
     """Turns the values of finished calls into rows, a line of progress and a rate.
 
     Attributes:
+      metrics: where rows are written.
       pending: a call and its values, still on the device.
-      loss: of the last step that was written, nats a token.
+      loss: of the last good step that was written, nats a token.
       began: when, as ``time.monotonic`` says it.
     """
 
@@ -35,12 +36,14 @@ class Record:
         config: ConfigDict,
         model_config: ModelConfig,
         metrics: Metrics,
+        policy: Policy,
         progress: RunProgress,
         mesh: Mesh,
         start: int,
         processes: Processes | None = None,
     ):
         self.config, self.metrics, self.progress, self.start = config, metrics, progress, start
+        self.policy = policy
         self.pending: tuple[range, dict] | None = None
         self.loss = math.nan
         self.began = time.monotonic()
@@ -50,17 +53,20 @@ class Record:
         flops = tally(model_config, config.length).training_flops
         self._utilisation = flops / peak / mesh.size if peak else None
 
-    def write(self) -> None:
-        """Writes the rows of the pending call.
+    def write(self) -> Accident | None:
+        """Writes the rows of the pending call; those of steps that were skipped say so.
+
+        Returns:
+          The accident that the run is to roll back from, where there is one.
 
         Raises:
-          UserError: a loss or a gradient is not finite.
+          UserError: the run ends at an accident.
         """
         if self.pending is None:
-            return
+            return None
         (call, metrics), self.pending = self.pending, None
         began = time.monotonic()
-        values = {name: np.asarray(jax.device_get(metrics[name]))[: len(call)] for name in METRICS}
+        values = {n: np.asarray(array)[: len(call)] for n, array in jax.device_get(metrics).items()}
         self._pace.waited(time.monotonic() - began)
         heartbeat.finished(call.stop)
         now, (then, before) = time.monotonic(), self._mark
@@ -72,18 +78,20 @@ class Record:
         if self._utilisation is not None:
             speed["utilisation"] = rate * self._utilisation
         everies = (self.config.log.every, self.config.log.eval_every, self.config.steps)
+        found = accidents_of(call, values, self.policy.skipped)
+        bad = {accident.step for accident in found}
         for i, step in enumerate(call):
-            if any(due(every, step + 1) for every in everies):
-                row = {name: float(value[i]) for name, value in values.items()}
-                self.metrics.write(step + 1, row | speed)
-        self.loss = float(values["loss"][-1])
-        for name, meant in (("loss", "loss"), ("grad_norm", "gradient")):
-            finite = np.isfinite(values[name])
-            if not finite.all():
-                raise UserError(
-                    f"the {meant} of step {call[int(finite.argmin())] + 1} is not finite, and "
-                    "nothing is saved from there on; lower optim.learning_rate, or set optim.clip."
-                )
+            if step + 1 in bad or any(due(every, step + 1) for every in everies):
+                row = {name: float(values[name][i]) for name in METRICS}
+                skipped = dict(skipped=1.0) if self.policy.skips and step + 1 in bad else {}
+                self.metrics.write(step + 1, row | speed | skipped)
+        back, said = self.policy.meet(found)
+        for line in said:
+            self.progress.say(line)
+        if back is not None:
+            return back
+        good = [i for i, step in enumerate(call) if step + 1 not in bad]
+        self.loss = float(values["loss"][good[-1]]) if good else self.loss
         shown = [f"loss {self.loss:.4f}", f"{rate:,.0f} tokens/s"]
         if self._utilisation is not None:
             shown.append(f"{100 * speed['utilisation']:.1f}% MFU")
@@ -91,6 +99,11 @@ class Record:
             shown.append(slowest)
         left = (self.config.steps - call.stop) * tokens / max(rate, 1e-9)
         self.progress.show(call.stop, "  ".join([*shown, f"{clock(left)} left"]))
+        return None
+
+    def close(self) -> None:
+        """Ends the rows."""
+        self.metrics.close()
 
     def skip_time(self, step: int) -> None:
         """Leaves what happened since the last write out of the rate."""

@@ -14,7 +14,7 @@ from model.axes import ShardingRules
 from model.config import ModelConfig
 from model.parameter import declarations, named_arrays, with_arrays
 from model.transformer import Transformer
-from train import loss
+from train import accidents, loss
 from train.batches import Batch
 from train.numbers import Numbers
 from train.optimizer import Optimizer, global_norm
@@ -32,6 +32,8 @@ class TrainState:
     optimizer: dict[str, Any]  # what each part of the update keeps, by the part's name
     master: dict[str, Array]  # float32 weights behind narrower parameters, by name; may be empty
     ema: dict[str, Array]  # moving average of the parameters, in float32, by name; may be empty
+    # The losses and gradient norms of the last good steps, by which spikes are known; may be empty.
+    recent: dict[str, Array] = dataclasses.field(default_factory=dict)
 
 
 METRICS = ("loss", "grad_norm", "learning_rate")
@@ -50,20 +52,34 @@ def init_state(
     optimizer: Optimizer,
     key: PRNGKeyArray,
     rules: ShardingRules | None = None,
+    window: int = 0,
 ) -> TrainState:
     """Returns the state before the first step; run it under ``jax.jit`` with the mesh set."""
-    return state_of(optimizer, Transformer(model_config, key, rules))
+    return state_of(optimizer, Transformer(model_config, key, rules), window)
 
 
-def state_of(optimizer: Optimizer, model: Transformer) -> TrainState:
-    """Returns the state before the first step of a run that begins with a model."""
+def state_of(optimizer: Optimizer, model: Transformer, window: int = 0) -> TrainState:
+    """Returns the state before the first step of a run that begins with a model.
+
+    Args:
+      optimizer: whose state it has.
+      model: that is trained.
+      window: steps that it remembers, see ``train.accidents.window``.
+    """
     arrays = named_arrays(model)
     wide = {name: array.astype(jnp.float32) for name, array in arrays.items()}
     narrow = [name for name, array in arrays.items() if array.dtype != jnp.float32]
     master = {name: wide[name] for name in narrow if optimizer.master_weights}
     # A copy each: the step gives the buffers of its state away.
     ema = jax.tree.map(jnp.copy, wide) if optimizer.ema else {}
-    return TrainState(jnp.zeros((), jnp.int32), model, optimizer.init(arrays | master), master, ema)
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        model=model,
+        optimizer=optimizer.init(arrays | master),
+        master=master,
+        ema=ema,
+        recent=accidents.fresh(window),
+    )
 
 
 def make_step(config: ConfigDict, optimizer: Optimizer) -> Step:
@@ -71,7 +87,8 @@ def make_step(config: ConfigDict, optimizer: Optimizer) -> Step:
 
     ``step(state, batches, count, numbers)`` takes ``count`` steps over the first ``count`` of the
     stacked batches and returns the new state and metrics with one entry a batch: ``loss``
-    (nats a token), ``grad_norm`` and ``learning_rate``. The state's buffers are given away.
+    (nats a token), ``grad_norm``, ``learning_rate`` and what ``train.accidents.figures`` names.
+    The state's buffers are given away.
     The count is a number, not a shape: however a run is cut into calls, the same program runs.
     """
 
@@ -86,7 +103,8 @@ def make_step(config: ConfigDict, optimizer: Optimizer) -> Step:
             state, new = train_step(state, batch, numbers, optimizer, config)
             return state, {name: metrics[name].at[i].set(new[name]) for name in metrics}
 
-        empty = {name: jnp.zeros(batches.tokens.shape[0], jnp.float32) for name in METRICS}
+        names = METRICS + accidents.figures(config)
+        empty = {name: jnp.zeros(batches.tokens.shape[0], jnp.float32) for name in names}
         return jax.lax.fori_loop(0, count, body, (state, empty))
 
     return jax.jit(many, donate_argnums=0)
@@ -95,7 +113,7 @@ def make_step(config: ConfigDict, optimizer: Optimizer) -> Step:
 def train_step(
     state: TrainState, batch: Batch, numbers: Numbers, optimizer: Optimizer, config: ConfigDict
 ) -> tuple[TrainState, Metrics]:
-    """Takes one step: gradient, update, metrics.
+    """Takes one step: gradient, update, metrics; with ``accidents.policy`` "skip" not a bad one.
 
     Args:
       state: before it.
@@ -105,9 +123,10 @@ def train_step(
       config: whole; its seed, losses and ``optim.accumulate`` are part of the program.
 
     Returns:
-      The state, and ``loss`` (nats a token), ``grad_norm`` (before clipping), ``learning_rate``.
+      The state, and ``loss`` (nats a token), ``grad_norm`` (before clipping), ``learning_rate``,
+      and the figures of accidents where they are watched.
     """
-    dropout = jax.random.fold_in(jax.random.key(config.seed + 1), state.step)
+    dropout = dropout_key(config, state.step)
     slopes, nats = gradient(
         state.model,
         batch,
@@ -132,10 +151,25 @@ def train_step(
         optimizer=dict(optimizer_state),
         master={name: wide[name] for name in state.master},
         ema={n: e + (1 - decay) * (wide[n] - e) for n, e in state.ema.items()},
+        recent=state.recent,
     )
     schedule = multiplier(optimizer.schedule, state.step, numbers)
     rate = numbers.learning_rate * schedule
-    return after, dict(loss=nats, grad_norm=global_norm(gradients), learning_rate=rate)
+    metrics = dict(loss=nats, grad_norm=global_norm(gradients), learning_rate=rate)
+    if not accidents.watched(config):
+        return after, metrics
+    recent, found = accidents.judge(
+        state.recent, nats, metrics["grad_norm"], all_finite(after), numbers
+    )
+    if config.accidents.policy == "skip":
+        before = dataclasses.replace(state, step=after.step)
+        after = accidents.unless(found[accidents.CODE] > 0, before, after)
+    return dataclasses.replace(after, recent=recent), metrics | found
+
+
+def dropout_key(config: ConfigDict, step: Int[Array, ""]) -> PRNGKeyArray:
+    """Returns the key of a step's dropout, after so many steps."""
+    return jax.random.fold_in(jax.random.key(config.seed + 1), step)
 
 
 def gradient(
@@ -172,11 +206,7 @@ def gradient(
     if accumulate == 1:
         return differentiate(model, batch, key)
 
-    def cut(leaf: Array) -> Array:
-        rows = leaf.reshape(leaf.shape[0] // accumulate, accumulate, *leaf.shape[1:])
-        return jnp.moveaxis(rows, 1, 0)
-
-    micro = jax.tree.map(cut, batch)
+    micro = microbatches(batch, accumulate)
 
     def add(carry: tuple, part: tuple) -> tuple[tuple, None]:
         gradients, nats = differentiate(model, *part)
@@ -186,6 +216,16 @@ def gradient(
     zeros = jax.tree.map(lambda p: jnp.zeros_like(p, jnp.float32), (model, jnp.zeros(())))
     (gradients, nats), _ = jax.lax.scan(add, zeros, (micro, jax.random.split(key, accumulate)))
     return gradients, nats
+
+
+def microbatches(batch: Batch, count: int) -> Batch:
+    """Returns a batch cut into so many, stacked: each has every ``count``-th row."""
+
+    def cut(leaf: Array) -> Array:
+        rows = leaf.reshape(leaf.shape[0] // count, count, *leaf.shape[1:])
+        return jnp.moveaxis(rows, 1, 0)
+
+    return jax.tree.map(cut, batch)
 
 
 @jax.jit

@@ -165,7 +165,7 @@ def _memory(
     if mesh.devices.flat[0].platform == "cpu":  # whose peak leaves the temporaries out
         new = analysis.output_size_in_bytes - analysis.alias_size_in_bytes
         peak = arguments + new + analysis.temp_size_in_bytes
-    parameters, optimizer = shard_bytes(state.model), shard_bytes(state.optimizer)
+    parameters, optimizer = shard_bytes(state.model), shard_bytes((state.optimizer, state.recent))
     averages = shard_bytes((state.master, state.ema))
     of_one = 4 if config.optim.accumulate > 1 else jnp.dtype(config.model.param_dtype).itemsize
     gradients = parameters * of_one // jnp.dtype(config.model.param_dtype).itemsize

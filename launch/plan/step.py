@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from model.axes import Axes, ShardingRules
 from model.config import ModelConfig
 from text.rows import Rows
+from train.accidents import window
 from train.numbers import Numbers
 from train.optimizer import Optimizer
 from train.step import TrainState, init_state, make_step
@@ -24,7 +25,7 @@ def abstract_state(
     rules = ShardingRules.of(config.mesh)
     with jax.set_mesh(mesh):
         state = jax.eval_shape(
-            lambda: init_state(model_config, optimizer, jax.random.key(0), rules)
+            lambda: init_state(model_config, optimizer, jax.random.key(0), rules, window(config))
         )
     return jax.tree.map(lambda leaf: _placed(leaf, mesh), state)
 

@@ -1,5 +1,6 @@
 """Optimizers of a user's own, as ``optim.name`` names them."""
 
+import jax
 import jax.numpy as jnp
 import optax
 
@@ -66,3 +67,15 @@ def shortened(numbers, declarations):
 def lonely(numbers):
     """Takes too little."""
     return optax.trace(numbers.b1)
+
+
+def bursting(numbers, declarations):
+    """An update that is not finite after three steps, though its gradient is."""
+    del numbers, declarations
+
+    def update(updates, count, parameters=None):
+        del parameters
+        factor = jnp.where(count == 3, jnp.inf, 0.1)
+        return jax.tree.map(lambda u: u * factor, updates), count + 1
+
+    return optax.GradientTransformation(lambda parameters: jnp.zeros((), jnp.int32), update)

@@ -16,6 +16,7 @@ from model.axes import ShardingRules, make_mesh
 from model.config import ModelConfig
 from model.parameter import named_arrays
 from text.reading import open_sources
+from train.accidents import window
 from train.batches import Batch, make_batch
 from train.numbers import Numbers
 from train.step import TrainState, init_state, make_optimizer, make_step
@@ -77,7 +78,8 @@ class Stepper:
         shape = model_config(self.config)
         optimizer = make_optimizer(self.config, shape)
         rules = ShardingRules.of(self.config.mesh)
-        fresh = jax.jit(lambda key: init_state(shape, optimizer, key, rules))
+        length = window(self.config)
+        fresh = jax.jit(lambda key: init_state(shape, optimizer, key, rules, length))
         with jax.set_mesh(self.mesh):
             return fresh(jax.random.key(self.config.seed))
 

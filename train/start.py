@@ -1,0 +1,76 @@
+"""The state that a run begins with, or goes on from."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import jax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from model.axes import ShardingRules
+from model.config import ModelConfig
+from model.saved import Saved
+from text.tokenizers import Tokenizer
+from train.accidents import window
+from train.checkpoint import Checkpoints, start_from
+from train.opening import open_together
+from train.optimizer import Optimizer
+from train.processes.group import Processes
+from train.step import TrainState, init_state, state_of
+
+
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """Makes the states of one run, on its mesh, which has to be set."""
+
+    config: ConfigDict  # resolved
+    model_config: ModelConfig
+    optimizer: Optimizer
+    mesh: Mesh
+
+    def first(self, tokenizer: Tokenizer | None, processes: Processes) -> TrainState:
+        """Returns the state before the first step, with the parameters of the seed or those given.
+
+        Args:
+          tokenizer: of the run, which parameters that are given must have too.
+          processes: of the run.
+
+        Raises:
+          UserError: ``checkpoint.restore_from`` does not serve.
+        """
+        # Run once: on a CPU, to optimise it takes far longer than to run it.
+        options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+        source = self.config.checkpoint.restore_from
+        if not source:
+            key = jax.random.key(self.config.seed)
+            return jax.jit(self._fresh(), compiler_options=options)(key)
+        given = open_together(source, processes, field="checkpoint.restore_from", say=print)
+        model = start_from(given, self._abstract().model, tokenizer, self.mesh)
+        begin = functools.partial(state_of, self.optimizer, window=window(self.config))
+        return jax.jit(begin, donate_argnums=0, compiler_options=options)(model)
+
+    def at(
+        self,
+        saved: Saved | None,
+        checkpoints: Checkpoints,
+        tokenizer: Tokenizer | None,
+        processes: Processes,
+    ) -> TrainState:
+        """Returns the state of a saved step; where that is None, the first.
+
+        Raises:
+          UserError: it cannot be read.
+        """
+        if saved is None:
+            return self.first(tokenizer, processes)
+        return checkpoints.restore(saved, self._abstract(), self.mesh)
+
+    def _fresh(self) -> Callable[..., TrainState]:
+        rules, length = ShardingRules.of(self.config.mesh), window(self.config)
+        return functools.partial(
+            init_state, self.model_config, self.optimizer, rules=rules, window=length
+        )
+
+    def _abstract(self) -> TrainState:
+        return jax.eval_shape(self._fresh(), jax.random.key(self.config.seed))
