@@ -1,5 +1,6 @@
 """Files of a run, here or in an object store: text written whole or not at all, and read."""
 
+import contextlib
 import os
 import shutil
 from collections.abc import Iterator
@@ -68,12 +69,16 @@ def sizes(folder: Folder) -> dict[str, int]:
     """
     try:
         if isinstance(folder, Path):
-            files = (Path(place, name) for place, _, names in os.walk(folder) for name in names)
-            return {file.relative_to(folder).as_posix(): file.stat().st_size for file in files}
+            found = {}
+            for place, _, names in os.walk(folder):
+                for file in (Path(place, name) for name in names):
+                    with contextlib.suppress(FileNotFoundError):  # of another, renamed just now
+                        found[file.relative_to(folder).as_posix()] = file.stat().st_size
+            return found
         system, name = fsspec.core.url_to_fs(str(folder))
         start = len(name.rstrip("/")) + 1
-        found = system.find(name, detail=True)
-        return {path[start:]: about["size"] for path, about in found.items()}
+        listed = system.find(name, detail=True)
+        return {path[start:]: about["size"] for path, about in listed.items()}
     except Exception as error:
         raise UserError(
             f"{folder} cannot be looked at ({disk_reason(error)}); see that it can be reached."

@@ -76,6 +76,18 @@ def start(
     ]
 
 
+def alone(words: list[str]) -> subprocess.Popen:
+    """Starts a run of one process."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "train", *words],
+        cwd=ROOT,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
 def command(arguments: list[str], module: str = "train") -> Ended:
     """Runs a command to its end."""
     done = subprocess.run(
