@@ -10,6 +10,7 @@ import argparse
 import random
 import subprocess
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -60,8 +61,12 @@ def kill(workdir: Path, count: int, draw: random.Random) -> str:
     victims = processes if draw.random() < 0.3 else [draw.choice(processes)]
     for process in victims:
         process.kill()
+    # One that waits for the others to come does not know of it; who started them all does.
+    patience = threading.Timer(60, lambda: [process.kill() for process in processes])
+    patience.start()
     for process in processes:
-        process.communicate(timeout=120)
+        process.communicate()
+    patience.cancel()
     steps = manifest.steps(workdir)
     saving = [step for step in steps if step > last(workdir)]
     return f"killed {len(victims)} of {count} {moment}, step {last(workdir)}" + (
