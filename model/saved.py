@@ -89,7 +89,9 @@ class Saved:
             spec = leaf.sharding.spec if leaf.sharding is not None else jax.P()
             return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, spec))
 
-        with self._reading(item):
+        context = ocp.Context()
+        context.pytree.loading.partial_load = True  # what is not asked for is not read
+        with self._reading(item), context:
             arrays = ocp.load_checkpointables(self.path, {item: jax.tree.map(placed, wanted)})[item]
         return jax.tree.unflatten(jax.tree.structure(abstract), [arrays[name] for name in wanted])
 

@@ -18,7 +18,6 @@ from model.manifest import CONFIG, EMA, MODEL, OPTIMIZER, STATE, STEPS, TOKENIZE
 from model.parameter import named_arrays, with_arrays
 from model.saved import Saved, open_saved
 from model.saving import delete, make_room, save
-from model.transformer import Transformer
 from text.tokenizers import Tokenizer
 from train.calls import due
 from train.metrics import read
@@ -181,31 +180,6 @@ def check_corpus(workdir: Path, digest: str) -> None:
             f"--workdir={workdir} was trained on another text than data.path and data.tokenizer "
             "give now; restore them, or start a new run with checkpoint.restore_from."
         )
-
-
-def start_from(
-    checkpoint: str, model: Transformer, tokenizer: Tokenizer | None, mesh: Mesh
-) -> Transformer:
-    """Returns a model with the parameters of a run, a step or a saved model.
-
-    Args:
-      checkpoint: its folder.
-      model: whose shapes and places it takes.
-      tokenizer: of the new run.
-      mesh: that the model is on.
-
-    Raises:
-      UserError: there is none, its shapes are not the model's, or it has other tokens.
-    """
-    source = open_saved(checkpoint, "checkpoint.restore_from")
-    old, new = (None if t is None else t.to_json() for t in (source.tokenizer, tokenizer))
-    if old != new:
-        raise UserError(
-            f"checkpoint.restore_from={checkpoint} has other tokens than this run; set "
-            f"data.tokenizer={source.path / TOKENIZER}, or leave restore_from empty."
-        )
-    arrays = source.load(MODEL, named_arrays(model), mesh)
-    return with_arrays(model, arrays)
 
 
 def check_workdir(workdir: Path, config: ConfigDict) -> dict[str, tuple]:

@@ -24,7 +24,7 @@ from text.reading import Sources, open_sources
 from train import loss, profile
 from train.batches import training_batches
 from train.calls import calls, due
-from train.checkpoint import Checkpoints, check_corpus, check_workdir, start_from
+from train.checkpoint import Checkpoints, check_corpus, check_workdir
 from train.held_out import evaluate
 from train.memory import check_memory
 from train.metrics import Metrics, Unwritten, read
@@ -34,6 +34,7 @@ from train.processes.alike import check_alike, check_shared, of_config
 from train.processes.group import Processes
 from train.progress import RunProgress, clock
 from train.record import Record
+from train.starting import once, start_from
 from train.step import TrainState, all_finite, init_state, make_optimizer, make_step, state_of
 
 
@@ -224,16 +225,15 @@ def _first_state(
     if state is not None:
         console.print(f"resumed from step {int(state.step)}", highlight=False)
         return state
-    # Run once: on a CPU, to optimise it takes far longer than to run it.
-    options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
     source = config.checkpoint.restore_from
     if not source:
-        return jax.jit(fresh, compiler_options=options)(jax.random.key(config.seed))
+        return jax.jit(fresh, compiler_options=once())(jax.random.key(config.seed))
     newest = processes.told(lambda: str(open_saved(source, "checkpoint.restore_from").path))
-    model = start_from(newest, abstract.model, sources.tokenizer, mesh)
-    console.print(f"parameters from {source}", highlight=False)
+    model, lines = start_from(newest, config, abstract.model, sources.tokenizer, mesh)
+    for line in lines:
+        console.print(line, highlight=False, markup=False)
     begin = functools.partial(state_of, optimizer)
-    return jax.jit(begin, donate_argnums=0, compiler_options=options)(model)
+    return jax.jit(begin, donate_argnums=0, compiler_options=once())(model)
 
 
 def _evaluation(workdir: Path, step: int) -> dict[str, float]:
