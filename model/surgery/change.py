@@ -11,7 +11,7 @@ from jaxtyping import Array, Int
 
 from configs.errors import UserError
 from model.parameter import Declaration
-from model.surgery.resizing import first_rows, regrouped, rows, shares
+from model.surgery.resizing import first_rows, is_repeated, regrouped, rows
 from model.surgery.spread import spread
 
 LETTERS = "abcdefgh"
@@ -131,14 +131,16 @@ def resized(
             words.append(f"the first {min(old, new)} of {max(old, new)} positions{more}")
         elif axis == "kv_heads":
             regroup.append((i, new))
-            repeated = bool((shares(old, new).max(1) == 1).all())
-            approximate |= not repeated
+            repeated = is_repeated(old, new)
+            approximate = not repeated
             how = "repeated to" if repeated else "averaged to"
             words.append(f"{old} key/value heads {how} {new}")
         else:
             return None
     if len(fill) > 1 or len(regroup) > 1:
         return None
+    if not fill and not regroup:
+        return kept, [], False
 
     def rule(saved: Sequence[Array], fresh: Sequence[Array]) -> tuple[list[Array], Any, Any]:
         (x,), (new,) = saved, fresh
@@ -146,19 +148,28 @@ def resized(
         for i, groups in regroup:
             x, lost, whole = regroup_along(i, x, groups)
         for i, function in fill:
-            first = jnp.moveaxis(x, i, 0), jnp.moveaxis(new, i, 0)
-            letters = "_" + LETTERS[: x.ndim - 1]
-            pattern = f"{letters},{letters}->{letters}"
-            (x,) = spread(lambda x, new, function=function: (function(x, new),), pattern, *first)
-            x = jnp.moveaxis(x, 0, i)
+            (x,) = along(i, lambda *given, function=function: (function(*given),), 0, x, new)
         return [x], lost, whole
 
     return rule, words, approximate
 
 
-def regroup_along(axis: int, x: Array, groups: int) -> tuple[Array, Any, Any]:
+def regroup_along(axis: int, x: Array, groups: int) -> list[Array]:
     """Returns what ``regrouped`` does, along any axis and by all devices."""
-    letters = "_" + LETTERS[: x.ndim - 1]
-    pattern = f"{letters}->{letters},+,+"
-    made, lost, whole = spread(lambda x: regrouped(x, groups), pattern, jnp.moveaxis(x, axis, 0))
-    return jnp.moveaxis(made, 0, axis), lost, whole
+    return along(axis, lambda x: regrouped(x, groups), 2, x)
+
+
+def along(axis: int, function: Callable[..., tuple], sums: int, *arrays: Array) -> list[Array]:
+    """Returns a function along the first axis of arrays along any, by all devices.
+
+    It returns an array and some sums over all shares.
+    """
+    letters = LETTERS[: arrays[0].ndim]
+    labels = letters.replace(letters[axis], "_")
+
+    def first(*arrays: Array) -> tuple:
+        array, *rest = function(*(jnp.moveaxis(x, axis, 0) for x in arrays))
+        return jnp.moveaxis(array, 0, axis), *rest
+
+    pattern = f"{','.join([labels] * len(arrays))}->{labels}{',+' * sums}"
+    return spread(first, pattern, *arrays)

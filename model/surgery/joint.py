@@ -10,6 +10,7 @@ from configs.errors import UserError
 from model.parameter import Declaration
 from model.surgery import value_maps
 from model.surgery.change import Change, Family, Rule, refused, regroup_along, without_layers
+from model.surgery.resizing import is_repeated
 from model.surgery.spread import spread
 
 # What a value map is made of, told by axes; those of the stream's own bias say too little.
@@ -147,7 +148,7 @@ def _of_rank(before: Mapping[str, Family], after: Mapping[str, Declaration]) -> 
         tuple(before[name] for name in names),
         _rank_rule(narrower, others if averaged else None),
         how,
-        approximate=narrower or bool(groups % others or others < groups),
+        approximate=narrower or not is_repeated(groups, others),
     )
 
 

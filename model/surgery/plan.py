@@ -122,8 +122,8 @@ def _of_layers(taken: int, saved: int, wanted: int) -> list[str]:
     """Returns in words which layers are taken, where not all are."""
     if taken == saved == wanted:
         return []
-    more = f", and {wanted - taken} are new" if wanted > taken else ""
-    return [f"the first {taken} of {saved} layers{more}"]
+    first = f"the first {taken} of {saved} layers" if taken < saved else f"{saved} layers"
+    return [f"{first}, and {wanted - taken} new ones" if wanted > taken else first]
 
 
 def _is_same(change: Change) -> bool:

@@ -42,9 +42,9 @@ def report(
         left = [(f.name, sum(stack.size for stack in f.stacks)) for f in plan.left]
         lines.append(f"left: {_count(left)}")
     if lines:
-        same = [(name_of(d)[0], d.size) for d in plan.same]
-        same += [(name_of(d)[0], d.size) for c, _ in groups.get("", []) for d in c.made]
-        lines = [f"as they were: {_count(same)}"] * bool(same) + lines
+        same = [*plan.same, *(one for change, _ in groups.get("", []) for one in change.made)]
+        names, size = {name_of(one)[0] for one in same}, sum(one.size for one in same)
+        lines = [f"as they were: {len(names)} parameters ({size:,} elements)"] + lines
     if old.param_dtype != new.param_dtype:
         lines.append(f"cast from {old.param_dtype} to {new.param_dtype}")
     differing = [name for name in FUNCTION if getattr(old, name) != getattr(new, name)]
@@ -55,8 +55,12 @@ def report(
 
 
 def _count(parameters: Sequence[tuple[str, int]]) -> str:
-    """Returns names and the number of elements, as "a, b and 3 more (12,345 elements)"."""
+    """Returns names and the number of elements, as "a.b, .c and 3 more (12,345 elements)"."""
     names = list(dict.fromkeys(name for name, _ in parameters))
-    shown = ", ".join(names[:_SHOWN])
+    modules = [name.rpartition(".")[0] for name in names]
+    shown = names[:1]
+    for i in range(1, min(len(names), _SHOWN)):  # a module is named once
+        again = modules[i] and modules[i] == modules[i - 1]
+        shown.append(names[i][len(modules[i]) :] if again else names[i])
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return f"{shown}{more} ({sum(size for _, size in parameters):,} elements)"
+    return f"{', '.join(shown)}{more} ({sum(size for _, size in parameters):,} elements)"

@@ -35,6 +35,11 @@ def shares(before: int, after: int) -> Float[np.ndarray, "after before"]:
     return common / before
 
 
+def is_repeated(before: int, after: int) -> bool:
+    """Tells whether each new key/value head is one of the old ones."""
+    return bool((shares(before, after).max(1) == 1).all())
+
+
 def regrouped(
     saved: Float[Array, "g *rest"], groups: int
 ) -> tuple[Float[Array, "h *rest"], Float[Array, ""], Float[Array, ""]]:
@@ -46,8 +51,7 @@ def regrouped(
     """
     before = saved.shape[0]
     measure = shares(before, groups)
-    one = measure.max(1) == 1
-    if one.all():  # repeated, to the bit
+    if is_repeated(before, groups):  # to the bit
         squares = jnp.square(saved).sum()
         return saved[measure.argmax(1)], 0 * squares, squares
     made = jnp.tensordot(jnp.asarray(measure, saved.dtype), saved, 1, precision="highest")

@@ -7,15 +7,17 @@ import jax
 from jax.sharding import PartitionSpec
 from jaxtyping import Array
 
-# Which mesh axis is given away first: parameters lie over the first two anyway.
-_ORDER = ("heads", "fsdp", "context", "data")
+from model.axes import axes_of, spec_of
+
+# The axes over which parameters lie; along the others all devices compute the same.
+_ORDER = ("heads", "fsdp")
 
 
 def spread(function: Callable[..., tuple], pattern: str, *arrays: Array) -> list[Array]:
     """Returns ``function(*arrays)``, where devices share out the dimensions that it does not mix.
 
-    The mesh is the one that is set. A mesh axis that divides none of these dimensions has the
-    same computed all along it.
+    The mesh is the one that is set. Along an axis that divides none of these dimensions all
+    compute the same, as they do along those that split no parameter.
 
     Args:
       function: of arrays that are whole along "_"; it returns a tuple.
@@ -30,14 +32,23 @@ def spread(function: Callable[..., tuple], pattern: str, *arrays: Array) -> list
         for label, length in zip(labels, array.shape, strict=True):
             if label != "_":
                 lengths[label] = math.gcd(lengths.get(label, 0), length)
-    sizes = jax.sharding.get_abstract_mesh().shape
     over: dict[str, tuple[str, ...]] = dict.fromkeys(lengths, ())
+
+    def give(axis: str, label: str) -> None:
+        """Splits what a letter stands for over a mesh axis that is free and divides it."""
+        axes = (*over[label], axis)
+        free = sizes[axis] > 1 and all(axis not in taken for taken in over.values())
+        if free and lengths[label] % math.prod(sizes[a] for a in axes) == 0:
+            over[label] = axes
+
+    sizes = jax.sharding.get_abstract_mesh().shape
+    for labels, array in zip(inward, arrays, strict=True):  # as they lie, which moves the least
+        for label, part in zip(labels, spec_of(array) or (), strict=False):
+            for axis in axes_of(part) if label != "_" else ():
+                give(axis, label)
     for axis in _ORDER:
-        for label, axes in over.items():
-            shards = math.prod(sizes[a] for a in (*axes, axis))
-            if sizes[axis] > 1 and lengths[label] % shards == 0:
-                over[label] = (*axes, axis)
-                break
+        for label in over:
+            give(axis, label)
     used = tuple(axis for axes in over.values() for axis in axes)
 
     def spec(labels: str) -> PartitionSpec:

@@ -6,7 +6,7 @@ what a rule mixes it holds at most one layer.
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -16,9 +16,11 @@ from jaxtyping import Array
 
 from model.parameter import named_arrays
 from model.saved import Saved
-from model.surgery.change import Change
+from model.surgery.change import Change, kept
 from model.surgery.plan import Plan
 from model.transformer import Transformer
+
+_TOGETHER = 1 << 25  # elements that are read at once where they are of several changes
 
 
 def transfer(
@@ -54,25 +56,23 @@ def transfer(
     new = {one.path: fresh.pop(one.path) for one in plan.new}
     same = {one.path: after[one.path] for one in plan.same}
     arrays = new | (saved.load(item, same, mesh) if same else {})
-    squares = []
-    for change in plan.changed:
+    squares: list[tuple[Array, Array]] = []
+    for changes in _batches(plan.changed):
         wide = {
             stack.path: jax.ShapeDtypeStruct(
                 stack.shape, jnp.float32, sharding=before[stack.path].sharding
             )
+            for change in changes
             for stack in _stacks(change)
         }
         read = saved.load(item, wide, mesh)
-        targets = [after[one.path] for one in change.made]
-        apply = functools.partial(_apply, change, targets)
-        given = [fresh.pop(one.path) for one in change.made]
+        apply = functools.partial(_apply, changes, after)
+        given = {one.path: fresh.pop(one.path) for change in changes for one in change.made}
         # What was read is given up before the next is read.
-        made, lost, whole = jax.block_until_ready(
-            jax.jit(apply, compiler_options=options)(read, given)
-        )
+        made, lost = jax.block_until_ready(jax.jit(apply, compiler_options=options)(read, given))
         del read, given
-        arrays |= {one.path: array for one, array in zip(change.made, made, strict=True)}
-        squares.append((lost, whole))
+        arrays |= made
+        squares += lost
     errors = [
         math.sqrt(float(lost) / max(float(whole), 1e-37)) if change.approximate else None
         for change, (lost, whole) in zip(plan.changed, squares, strict=True)
@@ -91,7 +91,40 @@ def _stacks(change: Change) -> list[Any]:
     ]
 
 
+def _batches(changes: Sequence[Change]) -> Iterator[list[Change]]:
+    """Cuts changes into those that are read and compiled together: small ones."""
+    batch: list[Change] = []
+    elements = 0
+    for change in changes:
+        size = sum(stack.size for stack in _stacks(change))
+        if batch and elements + size > _TOGETHER:
+            yield batch
+            batch, elements = [], 0
+        batch.append(change)
+        elements += size
+    if batch:
+        yield batch
+
+
 def _apply(
+    changes: Sequence[Change],
+    targets: Mapping[str, Any],
+    read: Mapping[str, Array],
+    fresh: Mapping[str, Array],
+) -> tuple[dict[str, Array], list[tuple[Array, Array]]]:
+    """Makes the parameters of some changes, and the squares of what each loses, and of all."""
+    arrays: dict[str, Array] = {}
+    squares = []
+    for change in changes:
+        paths = [one.path for one in change.made]
+        given = [targets[path] for path in paths], read, [fresh[path] for path in paths]
+        made, lost, whole = _made(change, *given)
+        arrays |= dict(zip(paths, made, strict=True))
+        squares.append((lost, whole))
+    return arrays, squares
+
+
+def _made(
     change: Change, targets: Sequence[Any], read: Mapping[str, Array], fresh: Sequence[Array]
 ) -> tuple[list[Array], Array, Array]:
     """Makes the parameters of a change; its rule sees one layer at a time."""
@@ -99,13 +132,11 @@ def _apply(
 
     def one(saved: Sequence[Array], new: Sequence[Array]) -> tuple[list[Array], Array, Array]:
         made, lost, whole = change.rule(saved, [x.astype(jnp.float32) for x in new])
-        placed = []
-        for array, target in zip(made, targets, strict=True):
-            parts = target.sharding.spec
-            # Of one layer; a layer's own axis is never split.
-            spec = PartitionSpec(*parts[1:]) if layered else parts
-            placed.append(jax.sharding.reshard(array, spec).astype(target.dtype))
-        return placed, lost, whole
+        parts = [target.sharding.spec for target in targets]
+        if layered and change.rule is not kept:  # of one layer, whose own axis is never split
+            parts = [PartitionSpec(*spec[1:]) for spec in parts]
+        placed = [jax.sharding.reshard(x, spec) for x, spec in zip(made, parts, strict=True)]
+        return [x.astype(t.dtype) for x, t in zip(placed, targets, strict=True)], lost, whole
 
     if not layered:
         return one([read[family.stacks[0].path] for family in change.read], fresh)
@@ -116,7 +147,10 @@ def _apply(
         )
         for family in change.read
     ]
-    made, lost, whole = jax.lax.map(lambda x: one(*x), (saved, [x[:count] for x in fresh]))
+    given = saved, [x[:count] for x in fresh]
+    made, lost, whole = (
+        one(*given) if change.rule is kept else jax.lax.map(lambda x: one(*x), given)
+    )
     joined = [
         array if count == len(new) else jnp.concatenate([array, new[count:]])
         for array, new in zip(made, fresh, strict=True)
