@@ -15,6 +15,7 @@ from model.surgery.resizing import first_rows, is_repeated, regrouped, rows
 from model.surgery.spread import spread
 
 LETTERS = "abcdefgh"
+COVERED = ("layers", "vocab", "positions", "kv_heads")  # axes for which there is a rule
 
 # Makes parameters of the saved ones that a change reads and of fresh ones, all of one layer where
 # they have layers; after them two sums of squares: of what is lost, and of all.
@@ -85,9 +86,12 @@ def without_layers(declared: Declaration) -> tuple[tuple[str | None, ...], tuple
 
 def refused(saved: Declaration, wanted: Declaration) -> UserError:
     """Returns the sentence for a parameter that no rule fits."""
+    lengths = enumerate(zip(wanted.axes, saved.shape, wanted.shape, strict=False))
+    axes = [axis or str(i) for i, (axis, a, b) in lengths if a != b and axis not in COVERED]
+    what = "its axes" if saved.axes != wanted.axes else f"axis {' or '.join(axes)}"
     return UserError(
-        f"checkpoint.restore_from holds {saved.path} as {saved.shape}, of which no rule makes this "
-        f"run's {wanted.path} {wanted.shape}; restore the size in the config, or name the "
+        f"checkpoint.restore_from holds {saved.path} as {saved.shape}, this run {wanted.path} as "
+        f"{wanted.shape}, and no rule changes {what}; restore the size in the config, or name the "
         "parameters to take with checkpoint.restore_only."
     )
 

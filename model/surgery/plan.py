@@ -122,8 +122,8 @@ def _of_layers(taken: int, saved: int, wanted: int) -> list[str]:
     """Returns in words which layers are taken, where not all are."""
     if taken == saved == wanted:
         return []
-    first = f"the first {taken} of {saved} layers" if taken < saved else f"{saved} layers"
-    return [f"{first}, and {wanted - taken} new ones" if wanted > taken else first]
+    first = f"the first {taken} of {saved} layers" if taken < saved else f"all {saved} layers"
+    return [f"{first}, {wanted - taken} new" if wanted > taken else first]
 
 
 def _is_same(change: Change) -> bool:

@@ -44,7 +44,7 @@ def report(
     if lines:
         same = [*plan.same, *(one for change, _ in groups.get("", []) for one in change.made)]
         names, size = {name_of(one)[0] for one in same}, sum(one.size for one in same)
-        lines = [f"as they were: {len(names)} parameters ({size:,} elements)"] + lines
+        lines = [f"parameters as they were: {len(names)} ({size:,} elements)"] + lines
     if old.param_dtype != new.param_dtype:
         lines.append(f"cast from {old.param_dtype} to {new.param_dtype}")
     differing = [name for name in FUNCTION if getattr(old, name) != getattr(new, name)]
