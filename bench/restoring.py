@@ -3,10 +3,12 @@
 A process holds its shards of the parameters on the host, where devices are the CPU's. What a
 restore takes beyond them, at its peak, is what a host with accelerators needs in all. Each case is
 restored by processes of their own; a tiny model with the same changes is restored first, so that
-what compilers and libraries hold is not counted. Linux counts the peak (VmHWM).
+what compilers and libraries hold is not counted. Linux counts the peak (VmHWM), and glibc is told to
+give back what is freed (``MALLOC_MMAP_THRESHOLD_``), which it would keep for later.
 """
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -108,6 +110,7 @@ def _run(told: list[dict]) -> list[dict]:
             stdout=subprocess.PIPE,
             text=True,
             cwd=ROOT,
+            env=os.environ | {"MALLOC_MMAP_THRESHOLD_": str(MIB)},
         )
         for one in told
     ]
