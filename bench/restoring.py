@@ -3,8 +3,8 @@
 A process holds its shards of the parameters on the host, where devices are the CPU's. What a
 restore takes beyond them, at its peak, is what a host with accelerators needs in all. Each case is
 restored by processes of their own; a tiny model with the same changes is restored first, so that
-what compilers and libraries hold is not counted. Linux counts the peak (VmHWM), and glibc is told to
-give back what is freed (``MALLOC_MMAP_THRESHOLD_``), which it would keep for later.
+what compilers and libraries hold is not counted. Linux counts the peak (VmHWM), and glibc is told
+to give back what is freed (``MALLOC_MMAP_THRESHOLD_``), which it would keep for later.
 """
 
 import json

@@ -1,5 +1,6 @@
 """The parameters that a run begins with, where they are not drawn: those of a saved one."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
@@ -50,7 +51,8 @@ def start_from(
     """
     source = open_saved(path, "checkpoint.restore_from")
     fields = config.checkpoint
-    if fields.restore_ema and not source.holds(EMA):
+    item = EMA if fields.restore_ema else MODEL
+    if item == EMA and not source.holds(item):
         raise UserError(
             f"checkpoint.restore_from={path} holds no average of the parameters for "
             "checkpoint.restore_ema; leave that out, or name a run with optim.ema."
@@ -59,30 +61,24 @@ def start_from(
     wanted = declarations(model)
     chosen = _chosen(fields.restore_only, [one.path for one in wanted])
     tokens = _tokens(source, old.config, tokenizer, model.config)
-    if (
-        tokens
-        and (tokens.rows < 0).all()
-        and any("vocab" in d.axes for d in wanted if chosen(d.path))
-    ):
+    tables = [one for one in wanted if "vocab" in one.axes and chosen(one.path)]
+    if tables and tokens and (tokens.rows < 0).all():
         raise UserError(
             f"checkpoint.restore_from={path} has no token of this run's; set "
             f"data.tokenizer={source.path / TOKENIZER}, or leave the embedding out with "
             "checkpoint.restore_only."
         )
     found = plan(declarations(old), wanted, tokens, chosen, fields.restore_layers)
-    arrays, errors = transfer(
-        found,
-        source,
-        EMA if fields.restore_ema else MODEL,
-        old,
-        model,
-        _fresh(found, config, model),
-        mesh,
-        once(),
-    )
-    lines = report(found, errors, old.config, model.config)
-    average = "the average of the parameters" if fields.restore_ema else "parameters"
-    return with_arrays(model, arrays), [f"{average} from {fields.restore_from}", *lines]
+    fresh = _fresh(found, config, model)
+    arrays, errors = transfer(found, source, item, old, model, fresh, mesh, once())
+    what, shape = "parameters", old.config
+    if item == EMA:  # which is kept in float32
+        what, shape = (
+            f"the average of the {what}",
+            dataclasses.replace(shape, param_dtype="float32"),
+        )
+    lines = report(found, errors, shape, model.config)
+    return with_arrays(model, arrays), [f"{what} from {fields.restore_from}", *lines]
 
 
 def _network(source: Saved) -> Transformer:

@@ -124,6 +124,8 @@ def resized(
     words, approximate = [], False
     for i, (axis, old, new) in enumerate(zip(axes_after, before, after, strict=True)):
         if axis == "vocab" and tokens is not None:
+            if new < len(tokens.rows) or old <= tokens.rows.max():
+                return None
             padded = np.pad(tokens.rows, (0, new - len(tokens.rows)), constant_values=-1)
             fill.append((i, functools.partial(rows, numbers=padded)))
             words.append(tokens.words)

@@ -14,7 +14,7 @@ from model.surgery.resizing import is_repeated
 from model.surgery.spread import spread
 
 # What a value map is made of, told by axes; those of the stream's own bias say too little.
-_PARTS = {
+_PARTS: dict[tuple[str | None, ...], str] = {
     ("embed", "kv_heads", "value_dim"): "down",
     ("heads", "value_dim", "embed"): "up",
     ("heads", "embed", "update"): "full",
@@ -44,9 +44,10 @@ def value_map_change(
     new = _parts(wanted)
     before = {part: saved[name] for part, name in old.items()}
     after = {part: wanted[name] for part, name in new.items()}
-    if {"down", "up"} <= after.keys():
+    factors = {"down", "up"}
+    if factors <= after.keys() and (factors <= before.keys() or "full" in before):
         maps = ["down", "up"]
-    elif "full" in after and {"down", "up"} <= before.keys():
+    elif "full" in after and factors <= before.keys():
         maps = ["full"]
     else:
         return None
@@ -64,19 +65,19 @@ def value_map_change(
     for axis in ("heads", "embed"):
         if source.length(axis) != after[maps[-1]].length(axis):
             raise refused(source, after[maps[-1]])
-    biases = {part: one for part, one in after.items() if chosen(one.path)}
+    after = {part: one for part, one in after.items() if chosen(one.path)}
     if "full" in before:
         return _factored(before, after, new)
     if "full" in after:
-        return _multiplied(before, biases, old, new)
-    return _of_rank(before, biases)
+        return _multiplied(before, after, old, new)
+    return _of_rank(before, after)
 
 
 def _parts(members: Mapping[str, Declaration]) -> dict[str, str]:
     """Returns the name of each part; of those that two parameters could be, none."""
     found: dict[str, str] = {}
     for name, one in members.items():
-        part = "update_bias" if name == _UPDATE_BIAS else _PARTS.get(without_layers(one)[0])  # type: ignore[arg-type]
+        part = "update_bias" if name == _UPDATE_BIAS else _PARTS.get(without_layers(one)[0])
         if part:
             found[part] = "" if part in found else name
     return {part: name for part, name in found.items() if name}
@@ -140,13 +141,12 @@ def _of_rank(before: Mapping[str, Family], after: Mapping[str, Declaration]) -> 
     how = f"rank {rank} -> {wanted} " + (
         "by SVD" if narrower else "with the same maps: new columns that write nothing yet"
     )
-    averaged = groups != others
-    if averaged:
+    if groups != others:
         how = f"{groups} key/value heads -> {others}, then {how}"
     return Change(
         tuple(after[name] for name in names),
         tuple(before[name] for name in names),
-        _rank_rule(narrower, others if averaged else None),
+        _rank_rule(narrower, others if groups != others else None),
         how,
         approximate=narrower or not is_repeated(groups, others),
     )
@@ -179,5 +179,8 @@ def _rank_rule(narrower: bool, groups: int | None) -> Rule:
 def _with_row(matrix: Array, bias: Sequence[Array]) -> Array:
     if not bias:
         return matrix
-    stack = lambda m, b: (jnp.concatenate([m, b[None].astype(m.dtype)]),)  # noqa: E731
-    return spread(stack, "_g_,g_->_g_", matrix, bias[0])[0]
+
+    def joined(matrix: Array, row: Array) -> tuple[Array]:
+        return (jnp.concatenate([matrix, row[None]]),)
+
+    return spread(joined, "_g_,g_->_g_", matrix, bias[0])[0]

@@ -65,8 +65,7 @@ def widened(
     """
     rank, wider = up.shape[1], fresh.shape[2]
     silent = jnp.zeros((up.shape[0], wider - rank, up.shape[2]), up.dtype)
-    more = fresh[..., rank:].astype(down.dtype)
-    return jnp.concatenate([down, more], 2), jnp.concatenate([up, silent], 1)
+    return jnp.concatenate([down, fresh[..., rank:]], 2), jnp.concatenate([up, silent], 1)
 
 
 def _cut(
