@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import json
 
 import jax
 import numpy as np
@@ -258,6 +259,21 @@ def test_what_cannot_be_is_refused(tmp_path_factory, changes, letters, sentence)
         kept(folder, {"model.vocab_size": 3}, before)
     with pytest.raises(UserError, match=sentence):
         begin(folder, {"model.vocab_size": 3} | changes, after)
+
+
+def test_a_saved_class_that_has_gone_is_named(tmp_path):
+    folder, _ = kept(tmp_path / "model", {})
+    text = (folder / "config.json").read_text().replace('"multihead"', '"gone_class:Gone"')
+    (folder / "config.json").write_text(text)
+    changes = {"checkpoint.restore_only": ("*.mlp.*",)}
+    # The manifest knows the size of each file.
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["files"]["config.json"] = len(text)
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(
+        UserError, match=r"config of .*model cannot be built any more: .*gone_class"
+    ):
+        begin(folder, changes)
 
 
 def test_what_to_take_is_refused_where_there_is_nothing_to_take_it_from():
