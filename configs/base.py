@@ -150,7 +150,14 @@ def get_config() -> ConfigDict:
                 every=500,  # steps between saves; the last step is always saved; 0: only the last
                 keep=2,  # newest steps kept
                 keep_every=0,  # also keep each step that this divides; 0: none
-                restore_from="",  # parameters to start from: a run, a step or a saved model
+                restore_from="",  # parameters to start from: a run, a step or a saved model. They
+                #                are made to fit a model that differs: other positions, tokens,
+                #                key/value heads, layers, value maps, dtype (model/surgery)
+                restore_only=(),  # patterns of the parameters to take, such as ("*.attention.*",);
+                #                the others are drawn; (): all that were saved
+                restore_layers=config_dict.placeholder(int),  # layers to take at most, from the
+                #                first on; None: as many as both have
+                restore_ema=False,  # take the average of the parameters (optim.ema) instead
             ),
             accidents=dict(  # steps whose loss, gradient or new state is not finite, and spikes
                 policy="stop",  # what follows: "stop" (nothing is saved from there on), "skip" (the

@@ -39,7 +39,11 @@ RANGES: tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...] = (
         lambda value: 2 <= value <= 10**6,
         ("accidents.window",),
     ),
-    ("be at least 1, or None", lambda value: value >= 1, ("loss_chunk",)),
+    (
+        "be at least 1, or None",
+        lambda value: value >= 1,
+        ("loss_chunk", "checkpoint.restore_layers"),
+    ),
     (
         f"be at most {MOST_STEPS:,}: a step's number has 32 bits on the device",
         lambda value: value <= MOST_STEPS,

@@ -39,6 +39,7 @@ _ELEMENTS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "data.periods": (_whole, "whole numbers"),
     "optim.multipliers": (_multiplier, "(pattern, rate, decay): a text and two numbers"),
     "log.profile": (_whole, "whole numbers"),
+    "checkpoint.restore_only": (lambda value: isinstance(value, str), "texts"),
     "sample.prompts": (lambda value: isinstance(value, str), "texts"),
 }
 
@@ -84,6 +85,12 @@ def check(config: ConfigDict) -> None:
             f"optim.accumulate = {config.optim.accumulate} does not divide batch_size = "
             f"{config.batch_size}; choose a divisor."
         )
+    for name in ("restore_only", "restore_layers", "restore_ema"):
+        if config.checkpoint[name] and not config.checkpoint.restore_from:
+            raise UserError(
+                f"checkpoint.{name} = {config.checkpoint[name]!r} says what to take of "
+                "checkpoint.restore_from, which is empty; name a run, a step or a saved model."
+            )
     if config.log.profile and config.log.profile[0] > config.steps:
         raise UserError(
             f"log.profile = {config.log.profile} begins after steps = {config.steps}; "

@@ -138,6 +138,18 @@ class Tokenizer:
                 counts[number] += self.kind == "word"
         return counts
 
+    def sources(self) -> dict[int, str | bytes]:
+        """Returns the source text of each token by its id, in UTF-8; a special token's own name."""
+        named = {number: token for token, number in self._ids.items()}
+        return {
+            number: token
+            if token in self._special_tokens
+            else token.encode()
+            if (raw := self._raw(token)) is None
+            else raw
+            for number, token in sorted(named.items())
+        }
+
     def to_json(self) -> str:
         """Returns the content of the tokenizer's ``tokenizer.json``."""
         text: str = self._inner.to_str()

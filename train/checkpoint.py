@@ -24,7 +24,6 @@ from model.manifest import CONFIG, EMA, MODEL, OPTIMIZER, STATE, STEPS, TOKENIZE
 from model.parameter import named_arrays, with_arrays
 from model.saved import Damaged, Saved, open_step
 from model.saving import delete, save
-from model.transformer import Transformer
 from text.tokenizers import Tokenizer
 from train import heartbeat
 from train.calls import due
@@ -249,30 +248,6 @@ def check_corpus(before: Saved | None, digest: str) -> None:
             "data.tokenizer give now; restore them, or start a new run with "
             "checkpoint.restore_from."
         )
-
-
-def start_from(
-    source: Saved, model: Transformer, tokenizer: Tokenizer | None, mesh: Mesh
-) -> Transformer:
-    """Returns a model with the parameters of a saved one.
-
-    Args:
-      source: a step or a saved model.
-      model: whose shapes and places it takes.
-      tokenizer: of the new run.
-      mesh: that the model is on.
-
-    Raises:
-      UserError: its shapes are not the model's, or it has other tokens.
-    """
-    old, new = (None if t is None else t.to_json() for t in (source.tokenizer, tokenizer))
-    if old != new:
-        raise UserError(
-            f"checkpoint.restore_from={source.path} has other tokens than this run; set "
-            f"data.tokenizer={source.path / TOKENIZER}, or leave restore_from empty."
-        )
-    arrays = source.load(MODEL, named_arrays(model), mesh)
-    return with_arrays(model, arrays)
 
 
 def check_workdir(workdir: Folder, config: ConfigDict, before: Saved | None) -> dict[str, tuple]:

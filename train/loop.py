@@ -103,15 +103,14 @@ def _run(
     changes = processes.told(lambda: check_workdir(workdir, config, before))
     optimizer = make_optimizer(config, model_config)
     policy = Policy(config, workdir, checkpoints, processes)
-    begins = Start(config, model_config, optimizer, mesh)
+    say = functools.partial(console.print, highlight=False, markup=False)
+    begins = Start(config, model_config, optimizer, mesh, say)
     for sentence in checkpoints.passed:
-        console.print(f"{sentence}: passed over", highlight=False, markup=False)
+        say(f"{sentence}: passed over")
     state = begins.at(before, checkpoints, sources.tokenizer, processes)
     start = int(state.step)
     if before is not None:
         console.print(f"resumed from step {start}", highlight=False)
-    elif config.checkpoint.restore_from:
-        console.print(f"parameters from {config.checkpoint.restore_from}", highlight=False)
     documents = config.data.rows == "packed" and sources.tokenizer is not None
     rows = config.batch_size // config.optim.accumulate
     line = state.model.attention_line(rows, config.length, documents)

@@ -10,13 +10,15 @@ from ml_collections import ConfigDict
 
 from model.axes import ShardingRules
 from model.config import ModelConfig
+from model.manifest import EMA, MODEL
 from model.saved import Saved
 from text.tokenizers import Tokenizer
 from train.accidents import window
-from train.checkpoint import Checkpoints, start_from
+from train.checkpoint import Checkpoints
 from train.opening import open_together
 from train.optimizer import Optimizer
 from train.processes.group import Processes
+from train.starting import once, start_from
 from train.step import TrainState, init_state, state_of
 
 
@@ -28,6 +30,7 @@ class Start:
     model_config: ModelConfig
     optimizer: Optimizer
     mesh: Mesh
+    say: Callable[[str], None] = print  # shows a line
 
     def first(self, tokenizer: Tokenizer | None, processes: Processes) -> TrainState:
         """Returns the state before the first step, with the parameters of the seed or those given.
@@ -39,16 +42,18 @@ class Start:
         Raises:
           UserError: ``checkpoint.restore_from`` does not serve.
         """
-        # Run once: on a CPU, to optimise it takes far longer than to run it.
-        options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
         source = self.config.checkpoint.restore_from
         if not source:
             key = jax.random.key(self.config.seed)
-            return jax.jit(self._fresh(), compiler_options=options)(key)
-        given = open_together(source, processes, field="checkpoint.restore_from", say=print)
-        model = start_from(given, self._abstract().model, tokenizer, self.mesh)
+            return jax.jit(self._fresh(), compiler_options=once())(key)
+        items = (EMA if self.config.checkpoint.restore_ema else MODEL,)
+        given = open_together(source, processes, items, "checkpoint.restore_from", self.say)
+        abstract = self._abstract().model
+        model, lines = start_from(given, self.config, abstract, tokenizer, self.mesh)
+        for line in lines:
+            self.say(line)
         begin = functools.partial(state_of, self.optimizer, window=window(self.config))
-        return jax.jit(begin, donate_argnums=0, compiler_options=options)(model)
+        return jax.jit(begin, donate_argnums=0, compiler_options=once())(model)
 
     def at(
         self,

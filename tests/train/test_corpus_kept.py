@@ -1,4 +1,6 @@
-"""A run goes on with the text and the tokens it began with, or not at all."""
+"""A run goes on with the text it began with, or not at all; a new one may have other tokens."""
+
+import io
 
 import pytest
 from rich.console import Console
@@ -58,11 +60,13 @@ def test_a_text_that_moved_is_taken(folder, tmp_path):
     assert train(config, tmp_path / "run", QUIET).step == 3
 
 
-def test_parameters_of_other_tokens_are_refused(folder, tmp_path):
+def test_parameters_of_other_tokens_are_matched_by_text_and_it_is_told(folder, tmp_path):
     changes = {"checkpoint.restore_from": str(folder / "run")}
     config = run_config(folder / "b.txt", folder / "cache", **changes)
-    with pytest.raises(UserError, match=r"restore_from=.* has other tokens"):
-        train(config, tmp_path / "run", QUIET)
+    console = Console(record=True, width=200, file=io.StringIO())
+    assert train(config, tmp_path / "run", console).step == 2
+    # Of its 19 characters the space and the end of a line are the first text's too.
+    assert "2 of 19 tokens by their text, 17 are new: embedding, unemb" in console.export_text()
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_before_a_save(folder, tmp_path):
