@@ -25,6 +25,7 @@ from configs.folders import folder
 from model.config import ModelConfig
 from model.manifest import CONFIG, EMA, MODEL, STATE, STEPS, TOKENIZER, is_whole, whole_steps
 from model.parameter import by_name, named_arrays, with_arrays
+from model.reading import bytes_at_once
 from model.transformer import Transformer
 from text import tokenizers
 from text.tokenizers import Tokenizer
@@ -72,7 +73,8 @@ class Saved:
         Raises:
           UserError: an array is missing or has another shape, or a file cannot be read.
         """
-        wanted, shapes = by_name(abstract), self.shapes(item)
+        wanted, metadata = by_name(abstract), self._metadata(item)
+        shapes = {name: tuple(array.shape) for name, array in metadata.items()}
         for name, leaf in wanted.items():
             # The key of a random generator is stored as the numbers in it.
             is_key = jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
@@ -91,8 +93,10 @@ class Saved:
 
         context = ocp.Context()
         context.pytree.loading.partial_load = True  # what is not asked for is not read
+        places = jax.tree.map(placed, wanted)
+        context.memory.read_concurrent_bytes = bytes_at_once(metadata, places)
         with self._reading(item), context:
-            arrays = ocp.load_checkpointables(self.path, {item: jax.tree.map(placed, wanted)})[item]
+            arrays = ocp.load_checkpointables(self.path, {item: places})[item]
         return jax.tree.unflatten(jax.tree.structure(abstract), [arrays[name] for name in wanted])
 
     def shapes(self, item: str) -> dict[str, tuple[int, ...]]:
@@ -101,9 +105,12 @@ class Saved:
         Raises:
           UserError: the item is missing, or cannot be read.
         """
+        return {name: tuple(array.shape) for name, array in self._metadata(item).items()}
+
+    def _metadata(self, item: str) -> dict[str, Any]:
+        """Returns what Orbax knows of each array of an item without reading it."""
         with self._reading(item):
-            arrays = ocp.checkpointables_metadata(self.path).metadata[item]
-            return {name: tuple(array.shape) for name, array in arrays.items()}
+            return dict(ocp.checkpointables_metadata(self.path).metadata[item])
 
     @contextlib.contextmanager
     def _reading(self, item: str) -> Iterator[None]:

@@ -14,6 +14,7 @@ from configs.errors import UserError, first_line
 from configs.files import write_text
 from model.manifest import FORMAT, MANIFEST, is_whole
 from model.parameter import by_name
+from model.reading import CHUNK
 
 _LONGEST_WAIT = 3_600_000  # milliseconds, until process 0 has written the plain files
 
@@ -34,8 +35,11 @@ def save(path: Path, items: dict[str, PyTree], documents: dict[str, str]) -> Fut
     """
     if jax.default_backend() == "cpu":  # it would lend its arrays to the writer
         items = jax.tree.map(_copy, items)
+    context = ocp.Context()
+    context.array.saving.storage_options.chunk_byte_size = CHUNK
     try:
-        arrays = ocp.save_checkpointables_async(path, {n: by_name(t) for n, t in items.items()})
+        with context:
+            arrays = ocp.save_checkpointables_async(path, {n: by_name(t) for n, t in items.items()})
     except OSError as error:
         raise UserError(
             f"{path} cannot be written ({error.strerror}); name a workdir that can."
