@@ -148,6 +148,7 @@ def get_config() -> ConfigDict:
             ),
             checkpoint=dict(
                 every=500,  # steps between saves; the last step is always saved; 0: only the last
+                minutes=0.0,  # also save when the save before began so long ago; 0: by steps alone
                 keep=2,  # newest steps kept
                 keep_every=0,  # also keep each step that this divides; 0: none
                 restore_from="",  # parameters to start from: a run, a step or a saved model. They

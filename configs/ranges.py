@@ -75,7 +75,7 @@ RANGES: tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...] = (
         (
             *("optim.learning_rate", "optim.muon_learning_rate", "optim.weight_decay"),
             *("optim.clip", "optim.z_loss", "sample.temperature"),
-            *("accidents.spike", "accidents.gradient_spike"),
+            *("accidents.spike", "accidents.gradient_spike", "checkpoint.minutes"),
         ),
     ),
     (

@@ -18,10 +18,7 @@ from jax.sharding import NamedSharding
 
 from configs.folders import Folder
 from model.orbax_paths import written_as
-
-# A chunk is the least that is read: one that is a whole shard would have to be read by each of
-# the devices that a finer mesh gives a part of it.
-CHUNK = 32 << 20  # bytes
+from model.reading import CHUNK, bytes_at_once
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -59,6 +56,8 @@ def read(path: Folder, item: str, wanted: dict[str, jax.ShapeDtypeStruct]) -> di
     """Reads arrays of an item with the dtypes and shardings of ``wanted``, and no others."""
     context = ocp.Context()
     context.pytree.loading.partial_load = True
+    held = ocp.checkpointables_metadata(written_as(path)).metadata[item]
+    context.memory.read_concurrent_bytes = bytes_at_once(held, wanted)
     _without_tracebacks()
     with context:
         return ocp.load_checkpointables(written_as(path), {item: wanted})[item]

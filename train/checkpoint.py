@@ -5,6 +5,7 @@ import errno
 import functools
 import json
 import os
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
@@ -73,6 +74,7 @@ class Checkpoints:
         self._say = say
         self.passed: list[str] = []
         self.skipped = Skipped()
+        self._begun = time.monotonic()  # the save before; of the run at first
         self._saving: tuple[Folder, Future[Manifest]] | None = None
         self._saved: int | None = (
             None  # the newest step, of those that this session knows to be whole
@@ -88,8 +90,13 @@ class Checkpoints:
         self.wait()
 
     def due(self, step: int) -> bool:
-        """Tells whether a step is one to save."""
-        return step == self.config.steps or due(self.config.checkpoint.every, step)
+        """Tells whether a step is one to save, by its number or by the clock of process 0."""
+        if step == self.config.steps or due(self.config.checkpoint.every, step):
+            return True
+        seconds = 60 * self.config.checkpoint.minutes
+        return seconds > 0 and self.processes.told(
+            lambda: time.monotonic() - self._begun >= seconds
+        )
 
     def save(self, state: TrainState, step: int) -> None:
         """Begins to save a step; waits for the save before.
@@ -98,6 +105,7 @@ class Checkpoints:
           UserError: this save, or the one before, could not be written.
         """
         self.wait()
+        self._begun = time.monotonic()
         if step == self._saved:
             return
         path = self.workdir / STEPS / str(step)

@@ -165,6 +165,21 @@ def test_steps_are_due_at_their_turn_and_at_the_end(tmp_path, every, steps, due)
     assert [step for step in range(1, 12) if checkpoints.due(step)] == due
 
 
+def test_steps_are_due_by_the_clock_too(run, tmp_path, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr("train.checkpoint.time.monotonic", lambda: now[0])
+    config = tiny.config({"checkpoint.minutes": 0.5, "steps": 99})
+    checkpoints = Checkpoints(tmp_path, config, None)
+    due = []
+    for step in range(1, 9):
+        now[0] += 12
+        if checkpoints.due(step):
+            due.append(step)
+            checkpoints.save(marked(run[2], step), step)
+    checkpoints.wait()
+    assert due == [3, 6]
+
+
 def test_a_step_has_the_files_that_its_manifest_names(run, tmp_path):
     save(run, tmp_path, [1])
     folder = tmp_path / "checkpoints" / "1"
