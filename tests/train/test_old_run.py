@@ -1,7 +1,8 @@
-"""A run saved by an earlier version goes on, evaluates and speaks.
+"""A run saved by an earlier version goes on, evaluates and speaks; each format is kept for ever.
 
-``run_of_format_1.zip`` holds a run of six steps up to its save at step 3, and the losses of all
-six, as the code wrote them before products, attention and the optimizer took their present form.
+``run_of_format_N.zip`` holds a run of six steps up to its save at step 3, and the losses of all
+six. Format 1 was written before products, attention and the optimizer took their present form, and
+before there were checksums; format 2 has an average of the parameters and looks for spikes.
 """
 
 import json
@@ -13,19 +14,23 @@ import pytest
 from rich.console import Console
 
 from configs import resolved
-from model.saved import open_saved
+from model import manifest
+from model.manifest import EMA, MODEL, OPTIMIZER
+from model.saved import open_saved, open_step
 from tests.train import tiny
 from train.loop import train
 from train.metrics import read
 
-SAVED = Path(__file__).with_name("run_of_format_1.zip")
+FORMATS = (1, 2)
 
 
-@pytest.fixture
-def old(tmp_path):
+@pytest.fixture(params=FORMATS)
+def old(request, tmp_path):
     """Returns the folder of the run, and the loss of each of its steps."""
-    with zipfile.ZipFile(SAVED) as file:
+    name = f"run_of_format_{request.param}.zip"
+    with zipfile.ZipFile(Path(__file__).with_name(name)) as file:
         file.extractall(tmp_path)
+    assert manifest.read(tmp_path / "run" / "checkpoints" / "3").format == request.param
     return tmp_path / "run", json.loads((tmp_path / "losses.json").read_text())
 
 
@@ -44,3 +49,9 @@ def test_it_opens_as_a_model(old):
     assert saved.step == 3
     model = saved.load_model(tiny.mesh())
     assert model.blocks[0].attention.query.shape == (2, 8, 2, 4)
+
+
+def test_the_kept_run_of_this_format_is_whole(old):
+    step = open_step(old[0] / "checkpoints" / "3", (MODEL, OPTIMIZER, EMA))
+    assert step.holds(EMA) == (step.manifest.format == 2)
+    assert max(FORMATS) == manifest.FORMAT, "keep a run of the new format too"
