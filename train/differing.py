@@ -86,7 +86,10 @@ def read(saved: Saved, item: str, name: str, about: Any) -> np.ndarray:
     """
     mesh = make_mesh(dict.fromkeys(MESH_AXES, 1), devices=jax.devices("cpu")[:1])
     wanted = {name: jax.ShapeDtypeStruct(tuple(about["shape"]), about["dtype"])}
-    return np.asarray(saved.load(item, wanted, mesh)[name])
+    array = saved.load(item, wanted, mesh)[name]
+    if jax.dtypes.issubdtype(array.dtype, jax.dtypes.prng_key):
+        array = jax.random.key_data(array)  # which was stored
+    return np.asarray(array)
 
 
 def compared(a: np.ndarray, b: np.ndarray) -> tuple[bool, float, float]:

@@ -125,7 +125,7 @@ def counted(faults: list[str]) -> str:
     return faults[0] + (f", and {more:,} more" if more else "")
 
 
-def written(size: float) -> str:
+def written(size: int | float) -> str:
     """Returns a number of bytes as a person reads it, such as "1.2 GB"."""
     for unit in ("bytes", "kB", "MB", "GB", "TB"):
         if size < 1000 or unit == "TB":
