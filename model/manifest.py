@@ -104,22 +104,47 @@ def _digest(held: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(held, sort_keys=True).encode()).hexdigest()
 
 
-def whole(path: Folder) -> Manifest | None:
-    """Returns the manifest of a folder whose files are all there with their sizes, else None.
+@dataclasses.dataclass(frozen=True)
+class Examined:
+    """A folder beside its manifest: names and sizes, not what files hold."""
+
+    manifest: Manifest | None  # None where it is missing or damaged
+    faults: list[str]  # a phrase for each, as "state.json is missing"; none where it is whole
+    size: int  # bytes of all files there
+
+
+def examine(path: Folder) -> Examined:
+    """Compares a folder's files with its manifest, by their sizes.
 
     A step that was reduced to a saved model is whole. A step in a run's folder has its number.
+
+    Raises:
+      UserError: it is of a newer format, or cannot be reached.
     """
-    found = read(path)
+    found, there = read(path), files.sizes(path)
+    size = sum(there.values())
     if found is None:
-        return None
-    there = files.sizes(path)
+        how = "is damaged" if MANIFEST in there else "is missing"
+        return Examined(None, [f"{MANIFEST} {how}"], size)
     if STATE not in there and not any(name.startswith(f"{OPTIMIZER}/") for name in there):
         found = found.reduced()
-    if any(there.get(name) != file.size for name, file in found.files.items()):
-        return None
+    faults = []
+    for name, file in found.files.items():
+        if name not in there:
+            faults.append(f"{name} is missing")
+        elif there[name] != file.size:
+            faults.append(f"{name} has {there[name]:,} bytes and was written with {file.size:,}")
     if path.parent.name == STEPS and found.step is not None and path.name != str(found.step):
+        faults.append(f"it holds step {found.step}")
+    return Examined(found, faults, size)
+
+
+def whole(path: Folder) -> Manifest | None:
+    """Returns the manifest of a folder whose files are all there with their sizes, else None."""
+    if not _exists(path / MANIFEST):
         return None
-    return found
+    found = examine(path)
+    return None if found.faults else found.manifest
 
 
 def whole_steps(workdir: Folder) -> list[int]:

@@ -103,13 +103,21 @@ class Saved:
         Raises:
           UserError: the item is missing, or cannot be read.
         """
+        return {name: tuple(about["shape"]) for name, about in self.arrays(item).items()}
+
+    def arrays(self, item: str) -> dict[str, dict[str, Any]]:
+        """Returns the shape and dtype of each array of an item, by its name.
+
+        Raises:
+          UserError: the item is missing, or cannot be read.
+        """
         held = self.manifest.arrays.get(item)
         if held is not None:
-            return {name: tuple(about["shape"]) for name, about in held.items()}
+            return held
         with self._reading(item):
             if not self.holds(item):
                 raise KeyError("it was not saved, or is deleted")
-            return stored.shapes(self.path, item)
+            return stored.arrays(self.path, item)
 
     @contextlib.contextmanager
     def _reading(self, item: str) -> Iterator[None]:

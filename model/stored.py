@@ -63,10 +63,13 @@ def read(path: Folder, item: str, wanted: dict[str, jax.ShapeDtypeStruct]) -> di
         return ocp.load_checkpointables(written_as(path), {item: wanted})[item]
 
 
-def shapes(path: Folder, item: str) -> Shapes:
-    """Returns the shape of each array of an item."""
-    arrays = ocp.checkpointables_metadata(written_as(path)).metadata[item]
-    return {name: tuple(array.shape) for name, array in arrays.items()}
+def arrays(path: Folder, item: str) -> dict[str, dict[str, Any]]:
+    """Returns the shape and dtype of each array of an item, as a manifest writes them."""
+    held = ocp.checkpointables_metadata(written_as(path)).metadata[item]
+    return {
+        name: dict(shape=list(array.shape), dtype=jax.numpy.dtype(array.dtype).name)
+        for name, array in held.items()
+    }
 
 
 def placed(leaf: Any, mesh: jax.sharding.Mesh) -> jax.ShapeDtypeStruct:

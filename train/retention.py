@@ -19,11 +19,15 @@ def thin(workdir: Folder, keep: ConfigDict) -> None:
       keep: ``config.checkpoint``.
     """
     whole = manifest.whole_steps(workdir)
-    stay = set(whole[-max(1, keep.keep) :])
-    stay |= {step for step in whole if keep.keep_every and step % keep.keep_every == 0}
-    for step in set(whole) - stay:
+    for step in set(whole) - kept(whole, keep.keep, keep.keep_every):
         delete(workdir / STEPS / str(step))
     sweep_up(workdir)
+
+
+def kept(whole: list[int], keep: int, keep_every: int) -> set[int]:
+    """Returns which of the whole steps, oldest first, stay: the newest, and some for good."""
+    stay = set(whole[-max(1, keep) :])
+    return stay | {step for step in whole if keep_every and step % keep_every == 0}
 
 
 def sweep_up(workdir: Folder) -> None:
