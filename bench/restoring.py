@@ -34,7 +34,7 @@ from model.parameter import named_arrays
 from model.saved import open_saved
 from model.saving import save
 from model.transformer import Transformer
-from train.starting import start_from
+from train.begun_from import start_from
 
 MIB = 1 << 20
 

@@ -38,7 +38,7 @@ from configs.folders import folder
 from model.compiled import keep_compiled
 from text.reading import open_sources
 from train import metrics
-from train.checkpoint import check_corpus, newest
+from train.checkpoints import check_corpus, newest
 from train.loop import Outcome, train
 from train.processes import joining
 

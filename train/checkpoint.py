@@ -1,291 +1,326 @@
-"""When a run saves, what it keeps, and from where it goes on."""
+"""The saved steps of a run, looked after: listed, shown, compared, verified, pruned, exported.
 
-import contextlib
-import errno
-import functools
-import json
-import os
+    python -m train.checkpoint list --checkpoint=runs/toy
+    python -m train.checkpoint show --checkpoint=runs/toy --arrays
+    python -m train.checkpoint diff --checkpoint=runs/a --other=runs/b --values
+    python -m train.checkpoint verify --checkpoint=runs/toy
+    python -m train.checkpoint prune --checkpoint=runs/toy --keep=1 --dry_run
+    python -m train.checkpoint export --checkpoint=runs/toy --to=exported
+
+``--checkpoint`` is a run, a step or a saved model, here or in an object store. ``verify`` ends with
+exit status 1 where something is damaged, and 0 where all is whole. No accelerator is touched, so
+that all works beside a run that trains.
+"""
+
+from configs import keyboard
+
+if __name__ == "__main__":
+    keyboard.end_at_once()  # the imports below take seconds
+
+import dataclasses
+import shlex
+import sys
 import time
-from collections.abc import Callable
-from concurrent.futures import Future
 from typing import Any
 
 import jax
-import numpy as np
-from jax.sharding import Mesh
-from ml_collections import ConfigDict
+from absl import flags
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
-from configs import resolved
+from configs import checkpoint_flags, command
 from configs.errors import UserError
-from configs.files import make_folder, names, read_text
-from configs.folders import Folder, as_folder
-from configs.safe import is_safe
-from model import manifest
-from model.manifest import CONFIG, EMA, MODEL, OPTIMIZER, STATE, STEPS, TOKENIZER, Manifest
-from model.parameter import named_arrays, with_arrays
-from model.saved import Damaged, Saved, open_step
-from model.saving import delete, save
-from text.tokenizers import Tokenizer
-from train import heartbeat
-from train.calls import due
-from train.holding import Holding
-from train.metrics import read
-from train.opening import ITEMS, first_whole
-from train.processes.group import Processes
-from train.provenance import provenance
-from train.retention import sweep_up, thin
-from train.skipped import Skipped
-from train.step import TrainState
+from configs.figures import define_json, write_json
+from model.manifest import EMA, MODEL
+from model.saved import Saved
+from train import differing, exporting, listing, pruning, showing
+from train.saved_steps import Found, counted, find, open_one, written
 
-MASTER = "master"  # beside the optimizer's own arrays
-RECENT = "recent"  # the item of what spikes are known by
+VERBS = ("list", "show", "diff", "verify", "prune", "export")
+
+# Flags that not all verbs take.
+OWNERS = {
+    "arrays": ("show",),
+    **dict.fromkeys(("other", "values"), ("diff",)),
+    **dict.fromkeys(("keep", "keep_every"), ("list", "prune")),
+    **dict.fromkeys(("damaged", "dry_run"), ("prune",)),
+    **dict.fromkeys(("to", "ema", "dtype", "as"), ("export",)),
+}
 
 
-class Checkpoints:
-    """The saved steps of one run.
-
-    Attributes:
-      passed: a sentence on each step that was passed over, as it does not hold what was written.
-      skipped: batches that the run leaves out; saved with each step, and restored from it.
-    """
-
-    def __init__(
-        self,
-        workdir: Folder,
-        config: ConfigDict,
-        tokenizer: Tokenizer | None,
-        corpus: str | None = None,
-        processes: Processes | None = None,
-        holding: Holding | None = None,
-        say: Callable[[str], None] = print,
-    ):
-        """Args: the run's folder, its config, its tokenizer, the digest of its text, who runs it.
-
-        ``holding`` makes sure that no other run has the folder; ``say`` shows a line.
-
-        Raises:
-          UserError: the folder cannot be made.
-        """
-        self.workdir = workdir
-        self.config = config
-        self.tokenizer, self.corpus = tokenizer, corpus
-        self.processes = processes or Processes()
-        self._holding = holding or Holding(workdir, self.processes)
-        self._say = say
-        self.passed: list[str] = []
-        self.skipped = Skipped()
-        self._begun = time.monotonic()  # the save before; of the run at first
-        self._saving: tuple[Folder, Future[Manifest]] | None = None
-        self._saved: int | None = (
-            None  # the newest step, of those that this session knows to be whole
-        )
-        steps = workdir / STEPS
-        self.processes.told(lambda: make_folder(steps, f"--workdir={workdir}"))
-
-    def __enter__(self) -> "Checkpoints":
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        """Waits for the save on its way, whatever ended the run."""
-        self.wait()
-
-    def due(self, step: int) -> bool:
-        """Tells whether a step is one to save, by its number or by the clock of process 0."""
-        if step == self.config.steps or due(self.config.checkpoint.every, step):
-            return True
-        seconds = 60 * self.config.checkpoint.minutes
-        return seconds > 0 and self.processes.told(
-            lambda: time.monotonic() - self._begun >= seconds
-        )
-
-    def save(self, state: TrainState, step: int) -> None:
-        """Begins to save a step; waits for the save before.
-
-        Raises:
-          UserError: this save, or the one before, could not be written.
-        """
-        self.wait()
-        self._begun = time.monotonic()
-        if step == self._saved:
-            return
-        path = self.workdir / STEPS / str(step)
-
-        def make_room() -> None:
-            self._holding.check()
-            make_folder(path.parent, f"--workdir={self.workdir}")
-            delete(path)  # cut off, or passed over when the run went on from before it
-
-        self.processes.told(make_room)
-        about: dict[str, Any] = dict(step=step, corpus=self.corpus)
-        if self.skipped.ranges:
-            about["skipped"] = self.skipped.ranges
-        documents = {CONFIG: resolved.to_json(self.config), STATE: json.dumps(about) + "\n"}
-        if self.tokenizer is not None:
-            documents[TOKENIZER] = self.tokenizer.to_json()
-        items = {MODEL: named_arrays(state.model), OPTIMIZER: _kept(state), EMA: state.ema}
-        items[RECENT] = state.recent
-        # Orbax refuses an item without arrays, as an optimizer without a state is.
-        items = {name: item for name, item in items.items() if jax.tree.leaves(item)}
-        made = provenance(jax.tree.leaves(items)[0].sharding.mesh, self.config.seed)
-        after = functools.partial(thin, self.workdir, self.config.checkpoint)
-        exchange = self.processes.exchange
-        self._saving = path, save(path, items, documents, step, made, exchange, after)
-
-    def wait(self) -> None:
-        """Returns when nothing is on its way and old steps are thinned."""
-        heartbeat.busy()
-        if self._saving is None:
-            return
-        (path, pending), self._saving = self._saving, None
-        try:
-            self._saved = pending.result().step
-        except UserError as error:
-            # What was saved has gone with the folder; the state has not, and is saved again.
-            if self.processes.count > 1 or os.strerror(errno.ENOENT) not in str(error):
-                raise
-            self._say(f"{path} was deleted while it was written; the next save makes all anew")
-
-    def find(self, before: int | None = None) -> Saved | None:
-        """Returns the newest step that holds what was written; None where there is none.
-
-        Args:
-          before: looks only at steps before this one, of which none need be whole.
-
-        Raises:
-          UserError: there are steps, and none is whole any more.
-        """
-
-        def decide() -> list[str]:
-            if self.processes.first:
-                sweep_up(self.workdir)
-            damaged = manifest.damaged_steps(self.workdir)
-            self.passed += [f"step {step} has files missing or cut off" for step in damaged]
-            whole = manifest.whole_steps(self.workdir)
-            if before is not None:
-                whole = [step for step in whole if step < before]
-            elif damaged and not whole:
-                raise UserError(_none_whole(self.workdir, damaged))
-            return [str(self.workdir / STEPS / str(step)) for step in reversed(whole)]
-
-        paths = [as_folder(path) for path in self.processes.told(decide)]
-        found = first_whole(paths, ITEMS, self.processes, self.passed.append)
-        if found is None and paths and before is None:
-            raise UserError(_none_whole(self.workdir, manifest.steps(self.workdir)))
-        if found is not None and found.step is None:
-            raise UserError(
-                f"{found.path} is a saved model, without the state of a run; begin a new run with "
-                f"checkpoint.restore_from={found.path}."
-            )
-        self._saved = found.step if found else None
-        return found
-
-    def restore(self, saved: Saved, abstract: TrainState, mesh: Mesh) -> TrainState:
-        """Returns the state of a saved step on a mesh.
-
-        Args:
-          saved: the step.
-          abstract: the state's shapes and shardings.
-          mesh: to put it on; it need not be the one that the step was saved from.
-        """
-        model = saved.load(MODEL, named_arrays(abstract.model), mesh)
-        optimizer = _kept(abstract)
-        if jax.tree.leaves(optimizer):
-            optimizer = saved.load(OPTIMIZER, optimizer, mesh)
-        master = optimizer.pop(MASTER)
-        # A run that had no average before begins it at its parameters.
-        begun = saved.holds(EMA) or not abstract.ema
-        ema = abstract.ema and saved.load(EMA if begun else MODEL, abstract.ema, mesh)
-        ema = ema if begun else ema | jax.tree.map(jax.numpy.copy, master)
-        step = jax.device_put(jax.numpy.int32(saved.step), jax.NamedSharding(mesh, jax.P()))
-        recent = _recent(saved, abstract.recent, mesh)
-        self.skipped |= Skipped.of(saved.skipped)
-        return TrainState(step, with_arrays(abstract.model, model), optimizer, master, ema, recent)
-
-
-def _kept(state: TrainState) -> dict[str, Any]:
-    """The arrays of the item "optimizer"."""
-    return {**state.optimizer, MASTER: state.master}
-
-
-def _recent(saved: Saved, abstract: dict[str, Any], mesh: Mesh) -> dict[str, jax.Array]:
-    """Returns what a step remembered; a fresh memory where it had none, or one of other length."""
-    if not abstract:
-        return {}
-    wanted = {name: leaf.shape for name, leaf in abstract.items()}
-    if saved.holds(RECENT) and saved.shapes(RECENT) == wanted:
-        return saved.load(RECENT, abstract, mesh)
-    zeros = {name: np.zeros(leaf.shape, leaf.dtype) for name, leaf in abstract.items()}
-    return jax.device_put(zeros, jax.NamedSharding(mesh, jax.P()))
-
-
-def _none_whole(workdir: Folder, steps: list[int]) -> str:
-    listed = ", ".join(str(step) for step in steps)
-    return (
-        f"{workdir / STEPS} holds step {listed}, with files missing, cut off or changed; copy it "
-        "again from where it came, or name another workdir."
+def _define_flags() -> None:
+    flags.DEFINE_string("checkpoint", None, "A run, a step or a saved model.")
+    define_json()
+    flags.DEFINE_bool("arrays", False, "show: every array with its shape and dtype.")
+    flags.DEFINE_string("other", None, "diff: the run, step or saved model to compare with.")
+    flags.DEFINE_bool("values", False, "diff: the values of the arrays too.")
+    flags.DEFINE_integer(
+        "keep", None, "prune, list: so many of the newest whole steps stay.", lower_bound=1
+    )
+    flags.DEFINE_integer(
+        "keep_every", None, "prune, list: each step that this divides stays too.", lower_bound=0
+    )
+    flags.DEFINE_bool("damaged", False, "prune: delete what is damaged or cut off too.")
+    flags.DEFINE_bool("dry_run", False, "prune: say what would be deleted, and delete nothing.")
+    flags.DEFINE_string("to", None, "export: the folder to write, not there yet or empty.")
+    flags.DEFINE_bool("ema", False, "export: the average of the parameters, of optim.ema.")
+    flags.DEFINE_enum("dtype", None, ["float32", "bfloat16"], "export: by default as saved.")
+    flags.DEFINE_enum(
+        "as",
+        "safetensors",
+        ["safetensors", "model"],
+        "export: model.safetensors for other programs, or a saved model of this one.",
     )
 
 
-def newest(workdir: Folder) -> Saved | None:
-    """Returns the newest whole step of a run, its arrays not looked at; None where there is none.
+def main(verb: str) -> None:
+    """Runs one of the verbs with the flags.
 
     Raises:
-      UserError: there are steps, and none is whole any more.
+      UserError: a flag is missing, or of another verb; what the verb cannot do.
     """
-    for step in reversed(manifest.whole_steps(workdir)):
-        with contextlib.suppress(Damaged):
-            return open_step(workdir / STEPS / str(step), ())
-    if damaged := manifest.damaged_steps(workdir):
-        raise UserError(_none_whole(workdir, damaged))
-    return None
+    given = flags.FLAGS
+    for name, owners in OWNERS.items():
+        if given[name].present and verb not in owners:
+            raise UserError(
+                f"--{name} is for {' and '.join(owners)}, not for {verb}; leave it out."
+            )
+    checkpoint = checkpoint_flags.checkpoint()
+    # An accelerator is its run's.
+    jax.config.update("jax_platforms", "cpu")
+    console = Console(
+        width=None if Console().is_terminal else 140, highlight=False, soft_wrap=True, markup=False
+    )
+    status = 0
+    match verb:
+        case "list":
+            figures = show_list(console, find(checkpoint), given.keep, given.keep_every)
+        case "show":
+            figures = show(console, open_one(checkpoint, say=console.print), given.arrays)
+        case "diff":
+            if not given.other:
+                raise UserError("--other is missing; name a run, a step or a saved model.")
+            a = open_one(checkpoint, say=console.print)
+            b = open_one(given.other, field="--other", say=console.print)
+            figures = diff(console, a, b, given.values)
+        case "verify":
+            figures = verify(console, find(checkpoint))
+            status = 0 if figures["whole"] else 1
+        case "prune":
+            if given.keep is None:
+                raise UserError("--keep is missing; say how many of the newest steps stay.")
+            figures = prune(
+                console, checkpoint, given.keep, given.keep_every or 0, given.damaged, given.dry_run
+            )
+        case _:
+            if not given.to:
+                raise UserError("--to is missing; name a folder that is not there yet, or empty.")
+            figures = export(
+                console, checkpoint, given.to, given.ema, given.dtype, str(given["as"].value)
+            )
+    if given.json:
+        write_json(given.json, figures)
+    if status:
+        sys.exit(status)
 
 
-def check_corpus(before: Saved | None, digest: str) -> None:
-    """Refuses to go on with another text than the one that a run has read.
-
-    Args:
-      before: the run's newest step.
-      digest: of the text at hand and its tokens.
-
-    Raises:
-      UserError: it was trained on another.
-    """
-    if before is not None and before.corpus not in (None, digest):
-        raise UserError(
-            f"--workdir={before.path.parent.parent} was trained on another text than data.path and "
-            "data.tokenizer give now; restore them, or start a new run with "
-            "checkpoint.restore_from."
+def show_list(
+    console: Console, found: Found, keep: int | None = None, keep_every: int | None = None
+) -> dict[str, Any]:
+    """Prints a table of the steps of a run; returns its figures."""
+    policy = listing.keep_of(found, keep, keep_every)
+    rows = listing.rows(found, policy)
+    table = _table("step", "state", "bytes", "written", "code", "mesh", "processes", "kept")
+    for row in rows:
+        _add(
+            table,
+            "a saved model" if row["step"] is None else row["step"],
+            f"damaged: {counted(row['faults'])}" if row["faults"] else "whole",
+            written(row["bytes"]),
+            (row["time"] or "").replace("T", " ").replace("+00:00", " UTC"),
+            listing.revision(row["code"], row["changed"]),
+            listing.mesh(row["mesh"]),
+            row["processes"] or "",
+            {True: "yes", False: "no", None: ""}[row["kept"]],
         )
+    console.print(str(found.path))
+    console.print(table)
+    if policy:
+        every = f" and each that {policy.keep_every:,} divides" if policy.keep_every else ""
+        console.print(f"kept: the newest {policy.keep:,} whole steps{every}")
+    for name, size in found.others.items():
+        what = "a save that was cut off or is on its way" if name[0].isdigit() else "no step"
+        console.print(f"also there: {name} ({what}, {written(size)})")
+    keeping = policy and dataclasses.asdict(policy)
+    return dict(checkpoint=str(found.path), keeping=keeping, steps=rows, others=found.others)
 
 
-def check_workdir(workdir: Folder, config: ConfigDict, before: Saved | None) -> dict[str, tuple]:
-    """Compares a run's config with the one that it had before.
+def show(console: Console, saved: Saved, every_array: bool = False) -> dict[str, Any]:
+    """Prints where a step comes from and what it holds; returns the same."""
+    made = showing.provenance(saved)
+    table = _table("what", "is", title=str(saved.path))
+    for name, value in made.items():
+        words = shlex.join(map(str, value)) if isinstance(value, list) else value
+        _add(table, name, "not known" if words is None else words)
+    console.print(table)
+    arrays = showing.arrays(saved)
+    totals = {item: showing.totals(held) for item, held in arrays.items()}
+    table = _table("item", "arrays", "elements", "bytes", "dtypes")
+    for item, total in totals.items():
+        counts = (f"{total[name]:,}" for name in ("arrays", "elements", "bytes"))
+        _add(table, item, *counts, ", ".join(total["dtypes"]))
+    console.print(table)
+    if every_array:
+        table = _table("item", "array", "shape", "dtype")
+        for item, held in arrays.items():
+            for name, about in held.items():
+                _add(table, item, name, _shape(about), about["dtype"])
+        console.print(table)
+    settings = showing.settings(saved)
+    table = _table("config, where it is not base.py's", "value", "default")
+    for name, (default, value) in settings.items():
+        _add(table, name, value, default)
+    console.print(table)
+    return dict(
+        checkpoint=str(saved.path),
+        provenance=made,
+        items=totals,
+        arrays=arrays if every_array else None,
+        config={name: value for name, (_, value) in settings.items()},
+    )
 
-    Args:
-      workdir: of the run; may be new.
-      config: resolved.
-      before: its newest step, whose config counts, as its checksum is known.
 
-    Returns:
-      (old, new) of each safe field that changes.
+def diff(console: Console, a: Saved, b: Saved, values: bool = False) -> dict[str, Any]:
+    """Prints what two steps differ in; returns the same."""
+    found = differing.differences(a, b)
+    console.print(f"A is {a.path}\nB is {b.path}")
+    for title, pairs in (("config", found.config), ("how it was made", found.made)):
+        if pairs:
+            table = _table(title, "A", "B")
+            for name, (had, has) in pairs.items():
+                _add(table, name, had, has)
+            console.print(table)
+    for item, held in found.arrays.items():
+        table = _table(f"arrays of {item}", "A", "B")
+        for name, pair in held.items():
+            _add(table, name, *(about and f"{_shape(about)} {about['dtype']}" for about in pair))
+        console.print(table)
+    if found.none:
+        console.print("configs, how they were made, and arrays' shapes and dtypes are the same")
+    rows = []
+    if values:
+        table = _table("values of", "array", "largest difference", "relative to the larger")
+        for row in differing.values(a, b):
+            rows.append(dataclasses.asdict(row))
+            figures = (f"{row.absolute:.3g}", f"{row.relative:.3g}")
+            _add(table, row.item, row.name, *(("equal bits", "") if row.equal else figures))
+        console.print(table)
+        equal = sum(row["equal"] for row in rows)
+        console.print(f"{equal:,} of {len(rows):,} arrays of the same shape have equal bits")
+    differences = dataclasses.asdict(found)
+    return dict(checkpoint=str(a.path), other=str(b.path), **differences, values=rows or None)
 
-    Raises:
-      UserError: an unsafe field differs.
-    """
-    path = workdir / CONFIG
-    if before is not None:
-        old = before.config
-    elif CONFIG in names(workdir):
-        old = resolved.from_json(read_text(path), str(path))
-    else:
-        return {}
-    changes = resolved.difference(old, config)
-    unsafe = [name for name in changes if not is_safe(name)]
-    if unsafe and (before or read(workdir)):  # where no step was taken, none is lost
-        listed = ", ".join("{}: {!r} -> {!r}".format(n, *changes[n]) for n in unsafe)
-        raise UserError(
-            f"--workdir={workdir} holds a run of another config ({listed}); restore these fields, "
-            "or name another workdir, to begin from its parameters with "
-            f"checkpoint.restore_from={workdir}."
+
+def verify(console: Console, found: Found) -> dict[str, Any]:
+    """Prints whether each step holds what was written; returns the same."""
+    rows = []
+    if not found.saved:
+        raise UserError(f"{found.path} holds no saved step; name another run.")
+    for step in found.saved:
+        begun = time.monotonic()
+        damage = step.damage()
+        seconds = time.monotonic() - begun
+        held = step.found.manifest
+        size = sum(file.size for file in held.files.values()) if held else 0
+        if damage:
+            line = f"damaged: {counted(damage)}"
+        elif step.has_checksums:
+            line = f"whole, {written(size)} verified in {seconds:.2g} s"
+        else:
+            line = f"whole by sizes alone, {written(size)}; format 1 has no checksums"
+        console.print(f"{step.name}: {line}")
+        rows.append(
+            dict(
+                path=str(step.path),
+                step=step.number,
+                damage=damage,
+                checksums=step.has_checksums,
+                bytes=size,
+                seconds=seconds,
+            )
         )
-    return changes
+    for name in found.others:
+        console.print(f"{name}: not looked at; it has no manifest")
+    whole = not any(row["damage"] for row in rows)
+    return dict(checkpoint=str(found.path), whole=whole, steps=rows, others=list(found.others))
+
+
+def prune(
+    console: Console,
+    checkpoint: str,
+    keep: int,
+    keep_every: int = 0,
+    damaged: bool = False,
+    dry_run: bool = False,
+) -> dict[str, Any]:
+    """Deletes steps, saying which; returns the same."""
+
+    def say(verdict: pruning.Verdict) -> None:
+        goes = "would be deleted" if dry_run else "deleted"
+        fate = f"{goes}, {written(verdict.size)}" if verdict.goes else "stays"
+        why = f" ({verdict.damage})" if verdict.damage else ""
+        console.print(f"{verdict.name}: {fate}{why}")
+
+    verdicts = pruning.prune(checkpoint, keep, keep_every, damaged, dry_run, say)
+    freed = sum(verdict.size for verdict in verdicts if verdict.goes)
+    count = sum(verdict.goes for verdict in verdicts)
+    would = "would be freed" if dry_run else "freed"
+    console.print(f"{written(freed)} {would}, by {count:,} of {len(verdicts):,}")
+    rows = [dict(dataclasses.asdict(v), path=str(v.path)) for v in verdicts]
+    return dict(checkpoint=checkpoint, dry_run=dry_run, freed=freed, steps=rows)
+
+
+def export(
+    console: Console,
+    checkpoint: str,
+    to: str,
+    ema: bool = False,
+    dtype: str | None = None,
+    kind: str = "safetensors",
+) -> dict[str, Any]:
+    """Writes a model for other programs, or as a saved model; returns what was written."""
+    folder = exporting.target(to)
+    item = EMA if ema else MODEL
+    saved = open_one(checkpoint, (item,), say=console.print)
+    if not saved.holds(item):
+        raise UserError(f"{saved.path} holds no average of the parameters; leave --ema out.")
+    write = exporting.export_model if kind == "model" else exporting.export_tensors
+    done = write(saved, folder, item, dtype)
+    console.print(
+        f"{done.path}: {done.tensors:,} tensors, {done.elements:,} elements, {written(done.bytes)} "
+        f"of {', '.join(done.dtypes)}, from {item} of {done.source}"
+    )
+    return dataclasses.asdict(done) | dict(path=str(done.path), source=str(done.source), item=item)
+
+
+def _shape(about: Any) -> str:
+    return " x ".join(map(str, about["shape"])) or "scalar"
+
+
+def _table(*columns: str, title: str | None = None) -> Table:
+    numbers = ("bytes", "processes", "arrays", "elements")
+    table = Table(title=title, box=box.SIMPLE, show_edge=False, title_justify="left")
+    for column in columns:
+        table.add_column(column, justify="right" if column in numbers else "left", overflow="fold")
+    return table
+
+
+def _add(table: Table, *cells: Any) -> None:
+    # Names may hold brackets, which rich would read.
+    table.add_row(*(Text("-" if cell is None else str(cell)) for cell in cells))
+
+
+if __name__ == "__main__":
+    command.run(main, _define_flags, verbs=VERBS)

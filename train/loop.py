@@ -23,7 +23,7 @@ from text.reading import Sources, open_sources
 from train import loss, profile
 from train.batches import training_batches
 from train.calls import calls, due
-from train.checkpoint import Checkpoints, check_corpus, check_workdir
+from train.checkpoints import Checkpoints, check_corpus, check_workdir
 from train.held_out import evaluate
 from train.holding import Holding
 from train.memory import check_memory

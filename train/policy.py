@@ -12,7 +12,7 @@ from configs.folders import Folder
 from model.saved import Saved
 from train import events
 from train.accidents import CODE, KINDS, WATCHED
-from train.checkpoint import Checkpoints
+from train.checkpoints import Checkpoints
 from train.events import Event, plain
 from train.processes.group import Processes
 from train.skipped import Skipped

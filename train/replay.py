@@ -35,7 +35,7 @@ from model.config import ModelConfig
 from model.manifest import CONFIG
 from text.reading import Sources, open_sources
 from train import loss
-from train.checkpoint import check_corpus, newest
+from train.checkpoints import check_corpus, newest
 from train.events import plain
 from train.processes import joining
 from train.processes.alike import check_alike, of_flags

@@ -22,7 +22,7 @@ from text.reading import Sources
 from train import events
 from train.batches import training_batches
 from train.calls import calls
-from train.checkpoint import Checkpoints
+from train.checkpoints import Checkpoints
 from train.events import Event
 from train.examine import ParameterGradient, examine
 from train.metrics import read

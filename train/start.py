@@ -14,11 +14,11 @@ from model.manifest import EMA, MODEL
 from model.saved import Saved
 from text.tokenizers import Tokenizer
 from train.accidents import window
-from train.checkpoint import Checkpoints
+from train.begun_from import once, start_from
+from train.checkpoints import Checkpoints
 from train.opening import open_together
 from train.optimizer import Optimizer
 from train.processes.group import Processes
-from train.starting import once, start_from
 from train.step import TrainState, init_state, state_of
 
 

@@ -1,387 +1,244 @@
-"""Saved steps: what is kept, what is whole, what is refused."""
+"""Saved steps listed, shown and verified, and the command as a person starts it."""
 
-import dataclasses
 import hashlib
 import json
+import math
+import os
 import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
+from absl import flags
 
-from configs import resolved
 from configs.errors import UserError
-from model import manifest
 from model.parameter import named_arrays
-from model.saved import open_saved
-from tests.train import own_updates, tiny
-from train.checkpoint import Checkpoints, check_workdir, newest
-from train.step import init_state, make_optimizer
+from tests.train import saved_runs, tiny
+from tests.train.processes import running
+from train import checkpoint, listing
+from train.checkpoint import export, show, show_list, verify
+from train.saved_steps import find, open_one, written
+
+ROOT = Path(__file__).parents[2]
+OLD = Path(__file__).with_name("run_of_format_1.zip")
 
 
 @pytest.fixture(scope="module")
-def run():
-    """A run's config, mesh and first state."""
-    stepper, state = tiny.on_one_device()
-    return stepper.config, stepper.mesh, state
+def saved(tmp_path_factory):
+    """A run of three steps that keeps two."""
+    config = tiny.config({"model.num_layers": 1, "checkpoint.keep": 2})
+    path = tmp_path_factory.mktemp("runs") / "a [run] %20"
+    model = saved_runs.model(config, 1, fsdp=2)
+    saved_runs.write(path, dict.fromkeys((2, 4, 6), model), config)
+    return path
 
 
-def save(run, workdir, steps, **changes):
-    """Saves a state a step, told apart by its step and its final gain."""
-    config, mesh, state = run
-    config = config.copy_and_resolve_references()
-    config.checkpoint.update(changes)
-    checkpoints = Checkpoints(workdir, config, None)
-    with jax.set_mesh(mesh):
-        for step in steps:
-            checkpoints.save(marked(state, step), step)
-        checkpoints.wait()
-    return checkpoints
+@pytest.fixture
+def run(saved, tmp_path):
+    """A copy of it."""
+    return shutil.copytree(saved, tmp_path / saved.name)
 
 
-def marked(state, step):
-    model = jax.tree.map(lambda leaf: leaf + step, state.model)
-    return dataclasses.replace(state, step=state.step + step, model=model)
+@pytest.fixture
+def old(tmp_path):
+    """A run of format 1."""
+    with zipfile.ZipFile(OLD) as file:
+        file.extractall(tmp_path)
+    return tmp_path / "run"
 
 
-def restore(run, workdir, changes=None):
-    config, mesh, _ = run
-    config = tiny.config(changes) if changes else config
-    shape = tiny.model_config(config)
-    optimizer = make_optimizer(config, shape)
-    with jax.set_mesh(mesh):
-        abstract = jax.eval_shape(lambda k: init_state(shape, optimizer, k), jax.random.key(0))
-        checkpoints = Checkpoints(workdir, config, None)
-        found = checkpoints.find()
-        return found and checkpoints.restore(found, abstract, mesh)
+def sizes(folder):
+    return sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
 
 
-def steps_of(workdir):
-    return sorted(int(folder.name) for folder in (workdir / "checkpoints").iterdir())
+def test_a_list_says_of_each_step_whether_it_is_whole_and_whose_it_is(run, console):
+    steps = run / "checkpoints"
+    (steps / "4" / "state.json").unlink()
+    (steps / "8" / "model").mkdir(parents=True)
+    (steps / "8" / "model" / "half").write_bytes(b"12345")
+    (steps / "9.orbax-checkpoint-tmp").mkdir()
+    figures = show_list(console, find(str(run)))
+    rows = {row["step"]: row for row in figures["steps"]}
+    assert list(rows) == [2, 4, 6]
+    assert [row["faults"] for row in rows.values()] == [[], ["state.json is missing"], []]
+    assert [row["kept"] for row in rows.values()] == [True, None, True]
+    for step, row in rows.items():
+        made = json.loads((steps / str(step) / "manifest.json").read_text())["made"]
+        assert row["bytes"] == sizes(steps / str(step))
+        assert (row["time"], row["processes"]) == (made["time"], 1)
+        assert dict(revision=row["code"], changed=row["changed"]) == made["code"]
+        assert row["mesh"] == dict(data=1, fsdp=2, heads=1, context=1)
+    assert figures["others"] == {"8": 5, "9.orbax-checkpoint-tmp": 0}
+    words = console.export_text()
+    assert "damaged: state.json is missing" in words
+    assert "fsdp=2" in words
+    assert "kept: the newest 2 whole steps" in words
+    assert "also there: 8 (a save that was cut off or is on its way, 5 bytes)" in words
+
+    (one,) = show_list(console, find(str(steps / "6")))["steps"]
+    assert (one["step"], one["kept"]) == (6, None)
+    kept = listing.rows(find(str(run)), listing.keep_of(find(str(run)), 1, 2))
+    assert [row["kept"] for row in kept] == [True, None, True]
+    assert listing.rows(find(str(run)), listing.Keep(1, 0))[0]["kept"] is False
+    assert listing.revision("0123456789abcdef", True) == "0123456789ab+changed"
+    assert [written(size) for size in (999, 1_234_567, 2e15)] == [
+        "999 bytes", "1.2 MB", "2,000.0 TB"
+    ]  # fmt: skip
 
 
-def test_a_step_comes_back_with_the_same_bits(run, tmp_path):
-    save(run, tmp_path, [3])
-    found = restore(run, tmp_path)
-    assert int(found.step) == 3
-    tiny.assert_equal(tiny.arrays(found), tiny.arrays(marked(run[2], 3)))
+def test_a_step_shows_where_it_comes_from_and_what_it_holds(run, console):
+    figures = show(console, open_one(str(run)), every_array=True)
+    assert figures["checkpoint"] == str(run / "checkpoints" / "6")
+    made = json.loads((run / "checkpoints" / "6" / "manifest.json").read_text())["made"]
+    shown = figures["provenance"]
+    assert (shown["format"], shown["step"], shown["corpus"]) == (2, 6, "repeats")
+    for name in ("time", "command", "device_kind", "seed", "python"):
+        assert shown[name] == made[name]
+    assert shown["packages.jax"] == made["packages"]["jax"]
+    assert shown["mesh.fsdp"] == 2
+    arrays = named_arrays(saved_runs.model(tiny.config({"model.num_layers": 1}), 1))
+    elements = sum(math.prod(array.shape) for array in arrays.values())
+    assert figures["items"]["model"] == dict(
+        arrays=len(arrays), elements=elements, bytes=4 * elements, dtypes=["float32"]
+    )
+    assert figures["items"]["optimizer"] == dict(
+        arrays=2, elements=3, bytes=12, dtypes=["int32", "uint32"]
+    )
+    assert set(figures["arrays"]["ema"]) == set(arrays)
+    assert figures["config"]["model.embed_dim"] == 16
+    assert "model.norm" not in figures["config"]
+    words = console.export_text()
+    assert "blocks.0.attention.query" in words
+    assert "1 x 16 x 8 x 4" in words
 
 
-def test_the_average_the_master_weights_and_a_key_of_one_s_own_are_saved(run, tmp_path):
-    changes = {
-        "optim.name": f"{own_updates.__name__}:noisy",
-        "optim.ema": 0.9,
-        "optim.master_weights": True,
-        "model.param_dtype": "bfloat16",
-        "model.num_layers": 1,
-        "model.mlp": "none",
-        "steps_per_call": 2,
-    }
-    stepper = tiny.Stepper(tiny.config(changes), tiny.mesh())
-    state, _ = stepper.call(stepper.start())
-    assert any((a != state.ema[n]).any() for n, a in state.master.items())
-    checkpoints = Checkpoints(tmp_path, stepper.config, None)
-    checkpoints.save(state, 2)
-    checkpoints.wait()
-    found = restore(run, tmp_path, changes)
-    tiny.assert_equal(tiny.arrays(found), tiny.arrays(state))
-    # Both go on to the same bits.
-    again, expected = (stepper.call(s)[0] for s in (found, state))
-    tiny.assert_equal(tiny.arrays(again), tiny.arrays(expected))
-
-    saved_step = open_saved(tmp_path)
-    assert "master.blocks.0.attention.query" in saved_step.shapes("optimizer")
-    averaged = named_arrays(saved_step.load_model(stepper.mesh, ema=True))
-    expected = {name: array.astype(jnp.bfloat16) for name, array in state.ema.items()}
-    tiny.assert_equal(*({n: np.asarray(a) for n, a in t.items()} for t in (averaged, expected)))
+def test_verify_reads_every_byte(run, console):
+    steps = run / "checkpoints"
+    assert verify(console, find(str(run)))["whole"]
+    assert "step 4: whole, " in console.export_text()
+    bad = saved_runs.largest(steps / "4")
+    saved_runs.flip(bad)
+    saved_runs.largest(steps / "6").write_bytes(b"x")
+    figures = verify(console, find(str(run)))
+    assert not figures["whole"]
+    name = bad.relative_to(steps / "4")
+    rows = {row["step"]: row for row in figures["steps"]}
+    assert rows[4]["damage"] == [f"{name} does not hold what was written"]
+    held = json.loads((steps / "4" / "manifest.json").read_text())["files"][str(name)]
+    assert hashlib.sha256(bad.read_bytes()).hexdigest() != held["sha256"]
+    assert "has 1 bytes and was written with" in rows[6]["damage"][0]
+    assert rows[2]["damage"] == []
+    assert verify(console, find(str(steps / "2")))["whole"]
+    with pytest.raises(UserError, match=r"6 is damaged \(model/.* has 1 bytes and was written"):
+        open_one(str(steps / "6"))
 
 
-def test_an_optimizer_without_a_state_is_saved_and_restored(run, tmp_path):
-    changes = {"optim.name": f"{own_updates.__name__}:signs", "model.num_layers": 1}
-    stepper = tiny.Stepper(tiny.config(changes), tiny.mesh())
-    state, _ = stepper.call(stepper.start(), 1)
-    checkpoints = Checkpoints(tmp_path, stepper.config, None)
-    checkpoints.save(state, 1)
-    checkpoints.wait()
-    tiny.assert_equal(tiny.arrays(restore(run, tmp_path, changes)), tiny.arrays(state))
-
-
-def test_a_step_without_an_average_begins_one_and_says_that_it_has_none(run, tmp_path):
-    save(run, tmp_path, [3])
-    with pytest.raises(UserError, match="holds no average of the parameters for --ema"):
-        open_saved(tmp_path).load_model(run[1], ema=True)
-    found = restore(run, tmp_path, {"optim.ema": 0.5})
-    expected = {n: np.asarray(a) for n, a in named_arrays(found.model).items()}
-    tiny.assert_equal({n: np.asarray(a) for n, a in found.ema.items()}, expected)
-    (tmp_path / "config.json").write_text(resolved.to_json(run[0]))
-    changed = check_workdir(tmp_path, tiny.config({"optim.ema": 0.5}), newest(tmp_path))
-    assert changed == {"optim.ema": (0.0, 0.5)}
-
-
-def test_an_average_begins_at_the_master_weights(run, tmp_path):
-    changes = {
-        "optim.master_weights": True,
-        "model.param_dtype": "bfloat16",
-        "model.num_layers": 1,
-        "model.mlp": "none",
-    }
-    stepper = tiny.Stepper(tiny.config(changes), tiny.mesh())
-    state, _ = stepper.call(stepper.start(), 1)
-    checkpoints = Checkpoints(tmp_path, stepper.config, None)
-    checkpoints.save(state, 1)
-    checkpoints.wait()
-    found = restore(run, tmp_path, changes | {"optim.ema": 0.5})
+def test_a_run_of_format_1_is_looked_after_too(old, tmp_path, console):
+    (row,) = show_list(console, find(str(old)))["steps"]
+    assert (row["step"], row["format"], row["faults"], row["time"]) == (3, 1, [], None)
+    figures = show(console, open_one(str(old)), every_array=True)
+    query = dict(shape=[2, 8, 2, 4], dtype="float32")
+    assert figures["arrays"]["model"]["blocks.0.attention.query"] == query
+    assert verify(console, find(str(old)))["whole"]
+    assert "step 3: whole by sizes alone, " in console.export_text()
+    exported = export(console, str(old), str(tmp_path / "out"), kind="model")
+    model = open_one(str(old)).load_model(tiny.mesh())
+    again = open_one(str(exported["path"])).load_model(tiny.mesh())
     tiny.assert_equal(
-        *({n: np.asarray(a) for n, a in t.items()} for t in (found.ema, state.master))
+        *({n: np.asarray(a) for n, a in named_arrays(m).items()} for m in (again, model))
     )
 
 
-def test_a_run_without_steps_starts_anew(run, tmp_path):
-    assert restore(run, tmp_path) is None
-
-
-@pytest.mark.parametrize(
-    ("keep", "keep_every", "kept"),
-    [
-        (1, 0, [6]),
-        (2, 0, [5, 6]),
-        (1, 2, [2, 4, 6]),
-        (2, 3, [3, 5, 6]),
-        (9, 0, [1, 2, 3, 4, 5, 6]),
-    ],
-)
-def test_the_newest_steps_and_some_for_good_are_kept(run, tmp_path, keep, keep_every, kept):
-    save(run, tmp_path, range(1, 7), keep=keep, keep_every=keep_every)
-    assert steps_of(tmp_path) == kept == manifest.whole_steps(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("every", "steps", "due"), [(4, 10, [4, 8, 10]), (0, 10, [10]), (5, 10, [5, 10])]
-)
-def test_steps_are_due_at_their_turn_and_at_the_end(tmp_path, every, steps, due):
-    config = tiny.config({"checkpoint.every": every, "steps": steps})
-    checkpoints = Checkpoints(tmp_path, config, None)
-    assert [step for step in range(1, 12) if checkpoints.due(step)] == due
-
-
-def test_steps_are_due_by_the_clock_too(run, tmp_path, monkeypatch):
-    now = [100.0]
-    monkeypatch.setattr("train.checkpoint.time.monotonic", lambda: now[0])
-    config = tiny.config({"checkpoint.minutes": 0.5, "steps": 99})
-    checkpoints = Checkpoints(tmp_path, config, None)
-    due = []
-    for step in range(1, 9):
-        now[0] += 12
-        if checkpoints.due(step):
-            due.append(step)
-            checkpoints.save(marked(run[2], step), step)
-    checkpoints.wait()
-    assert due == [3, 6]
-
-
-def test_a_step_has_the_files_that_its_manifest_names(run, tmp_path):
-    save(run, tmp_path, [1])
-    folder = tmp_path / "checkpoints" / "1"
-    assert {"model", "optimizer", "config.json", "state.json", "manifest.json"} <= {
-        entry.name for entry in folder.iterdir()
-    }
-    held = json.loads((folder / "manifest.json").read_text())
-    there = {str(f.relative_to(folder)): f.read_bytes() for f in folder.rglob("*") if f.is_file()}
-    there.pop("manifest.json")
-    expected = {
-        name: dict(size=len(data), sha256=hashlib.sha256(data).hexdigest())
-        for name, data in there.items()
-    }
-    assert held["files"] == expected
-    assert (held["format"], held["step"]) == (2, 1)
-    query = named_arrays(run[2].model)["blocks.0.attention.query"]
-    expected = dict(shape=list(query.shape), dtype="float32")
-    assert held["arrays"]["model"]["blocks.0.attention.query"] == expected
-    made = held["made"]
-    assert (made["mesh"]["fsdp"], made["processes"], made["device_kind"]) == (1, 1, "cpu")
-    assert made["packages"]["jax"] == jax.__version__
-    assert made["seed"] == 0
-    assert any("pytest" in word for word in made["command"])
-    assert resolved.difference(open_saved(folder).config, run[0]) == {}
-
-
-def largest(folder):
-    return max((f for f in folder.rglob("*") if f.is_file()), key=lambda f: f.stat().st_size)
-
-
-DAMAGES = {
-    "no manifest": lambda folder: (folder / "manifest.json").unlink(),
-    "half a manifest": lambda folder: (folder / "manifest.json").write_text('{"format": 1, "fi'),
-    "a truncated file": lambda folder: largest(folder).write_bytes(b"x"),
-    "a missing file": lambda folder: largest(folder).unlink(),
-    "an empty folder": lambda folder: (shutil.rmtree(folder), folder.mkdir()),
-}
-
-
-@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
-def test_a_step_that_is_not_whole_is_passed_over_and_written_again(run, tmp_path, damage):
-    save(run, tmp_path, [1, 2])
-    damage(tmp_path / "checkpoints" / "2")
-    found = restore(run, tmp_path)
-    tiny.assert_equal(tiny.arrays(found), tiny.arrays(marked(run[2], 1)))
-    assert open_saved(tmp_path).step == 1
-    save(run, tmp_path, [2])
-    assert int(restore(run, tmp_path).step) == 2
-
-
-def test_steps_of_which_none_is_whole_any_more_are_not_begun_anew(run, tmp_path):
-    save(run, tmp_path, [1, 2])
-    for step in (1, 2):
-        (tmp_path / "checkpoints" / str(step) / "state.json").write_text("")
-    assert manifest.damaged_steps(tmp_path) == [1, 2]
-    with pytest.raises(UserError, match=r"checkpoints holds step 1, 2, with files missing"):
-        restore(run, tmp_path)
-
-
-def test_a_first_save_that_was_cut_off_is_no_step(run, tmp_path):
-    save(run, tmp_path, [1])
-    (tmp_path / "checkpoints" / "1" / "manifest.json").unlink()
-    assert restore(run, tmp_path) is None
-
-
-def test_without_its_config_json_a_run_is_known_by_its_newest_step(run, tmp_path):
-    save(run, tmp_path, [1])
-    assert check_workdir(tmp_path, run[0], newest(tmp_path)) == {}
-    with pytest.raises(UserError, match="holds a run of another config .*seed: 0 -> 7"):
-        check_workdir(tmp_path, tiny.config({"seed": 7}), newest(tmp_path))
-
-
-def test_a_save_that_fails_says_so_and_leaves_the_one_before(run, tmp_path, monkeypatch):
-    save(run, tmp_path, [1], keep=1)
-
-    def full(path, held):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(manifest, "write", full)
-    with pytest.raises(UserError, match=r"2 could not be written .*No space left on device"):
-        save(run, tmp_path, [2], keep=1)
-    assert manifest.whole_steps(tmp_path) == [1]
-
-
-def test_a_workdir_that_cannot_be_made_is_refused(tmp_path):
-    (tmp_path / "file").write_text("")
-    config = tiny.config()
-    with pytest.raises(UserError, match=r"--workdir=.*file.* cannot be made"):
-        Checkpoints(tmp_path / "file" / "run", config, None)
-
-
-@pytest.mark.parametrize(
-    ("changes", "sentence"),
-    [
-        ({"model.biases": True}, "has no array blocks.0.attention.*bias"),
-        ({"model.value_dim": 2}, r"holds blocks.0.attention.value_down as \(2, 16, 8, 3\) and"),
-        ({"optim.name": "lion"}, "has no array lion"),
-    ],
-)
-def test_a_step_of_another_shape_is_refused_by_name(run, tmp_path, changes, sentence):
-    save(run, tmp_path, [1])
-    with pytest.raises(UserError, match=sentence):
-        restore(run, tmp_path, changes)
-
-
-def test_a_saved_model_is_a_step_without_optimizer_and_state(run, tmp_path):
-    save(run, tmp_path, [1])
-    _, mesh, state = run
-    folder = (tmp_path / "checkpoints" / "1").rename(tmp_path / "model")
-    shutil.rmtree(folder / "optimizer")
-    assert manifest.whole(folder) is None  # half of it is gone
-    (folder / "state.json").unlink()
-    found = open_saved(folder)
-    assert found.step is None
-    model = found.load_model(mesh)
-    expected = named_arrays(marked(state, 1).model)
-    tiny.assert_equal(
-        *({n: np.asarray(a) for n, a in t.items()} for t in (named_arrays(model), expected))
-    )
-    with pytest.raises(UserError, match="optimizer is missing"):
-        found.load("optimizer", state.optimizer, mesh)
-    folder.rename(tmp_path / "checkpoints" / "1")
-    with pytest.raises(UserError, match="a saved model, without the state of a run"):
-        restore(run, tmp_path)
-
-
-def test_a_workdir_a_step_and_a_model_open_alike(run, tmp_path):
-    save(run, tmp_path, [1, 2])
-    newest, older = open_saved(tmp_path), open_saved(tmp_path / "checkpoints" / "1")
-    assert (newest.step, older.step) == (2, 1)
-    assert newest.path == tmp_path / "checkpoints" / "2"
-    assert newest.model_config == tiny.model_config(run[0])
-    assert newest.tokenizer is None
-
-
-def test_what_is_no_checkpoint_is_refused(run, tmp_path):
-    with pytest.raises(UserError, match="none is no folder"):
-        open_saved(tmp_path / "none")
-    with pytest.raises(UserError, match="File name too long"):
-        open_saved(tmp_path / ("a" * 300))
-    (tmp_path / "checkpoints" / "\N{SUPERSCRIPT TWO}").mkdir(parents=True)
-    with pytest.raises(UserError, match="neither a run with a finished save, nor a step"):
-        open_saved(tmp_path)
-    save(run, tmp_path, [1])
-    folder = tmp_path / "checkpoints" / "1"
-    text = (folder / "config.json").read_text()
-    for damaged in ("x" * len(text), text.replace('"seed"', '"sead"')):
-        (folder / "config.json").write_text(damaged)
-        with pytest.raises(UserError, match=r"config\.json"):
-            open_saved(folder)
-    (folder / "config.json").write_text(text)
-    manifest = json.loads((folder / "manifest.json").read_text())
-    (folder / "manifest.json").write_text(json.dumps(manifest | {"format": 99}))
-    with pytest.raises(UserError, match="format 99, newer"):
-        open_saved(folder)
-
-
-def test_contents_that_are_damaged_behind_a_right_size_are_refused(run, tmp_path):
-    save(run, tmp_path, [1])
-    folder = tmp_path / "checkpoints" / "1"
-    for file in (folder / "model").rglob("*"):
-        if file.is_file():
-            file.write_bytes(b"\xff" * file.stat().st_size)
-    with pytest.raises(
-        UserError, match="model/.* does not hold what was written; use another step"
+def test_what_is_no_checkpoint_is_refused(run, tmp_path, console):
+    for path, sentence in (
+        (tmp_path / "none", "none is no folder"),
+        (run / "checkpoints" / "2" / "model", "is neither a run with saved steps, nor a step with"),
     ):
-        open_saved(folder).load_model(run[1])
+        with pytest.raises(UserError, match=sentence):
+            find(str(path))
+    (tmp_path / "empty" / "checkpoints").mkdir(parents=True)
+    with pytest.raises(UserError, match="empty holds no saved step; name another run"):
+        verify(console, find(str(tmp_path / "empty")))
+
+
+def command(*arguments):
+    return subprocess.Popen(
+        [sys.executable, "-m", "train.checkpoint", *map(str, arguments)],
+        cwd=ROOT,
+        # That a run has the accelerator is none of its concern.
+        env=running.environment() | dict(JAX_PLATFORMS="tpu"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_the_command_ends_with_its_status(run, tmp_path):
+    given, file = f"--checkpoint={run}", tmp_path / "figures.json"
+    bad = shutil.copytree(run, tmp_path / "bad")
+    saved_runs.flip(bad / "checkpoints" / "2" / "config.json")
+    started = [
+        (0, "equal bits", command("diff", given, f"--other={run}", "--values", f"--json={file}")),
+        (1, "step 2: damaged: config.json", command("verify", f"--checkpoint={bad}")),
+    ]
+    for status, words, process in started:
+        out, err = process.communicate(timeout=200)
+        assert process.returncode == status, out + err
+        assert words in out
+        assert err == ""
+    assert json.loads(file.read_text())["checkpoint"] == str(run / "checkpoints" / "6")
+
+
+@pytest.fixture
+def call():
+    """Calls the command in this process, whose flags are as before afterwards."""
+    before = set(flags.FLAGS)
+    checkpoint._define_flags()
+
+    def run(verb, *arguments):
+        for name in set(flags.FLAGS) - before:
+            flags.FLAGS[name].unparse()
+        flags.FLAGS(["train.checkpoint", *map(str, arguments)])
+        checkpoint.main(verb)
+
+    yield run
+    for name in set(flags.FLAGS) - before:
+        delattr(flags.FLAGS, name)
 
 
 @pytest.mark.parametrize(
-    ("field", "value"),
+    ("words", "sentence"),
     [
-        ("seed", 3),
-        ("batch_size", 8),
-        ("model.num_layers", 4),
-        ("data.periods", (2, 5)),
-        ("optim.name", "lion"),
-        ("optim.accumulate", 2),
-        ("model.dropout", 0.5),
+        (["list"], "--checkpoint is missing; name a run, a step or a saved model."),
+        (["prune", "--checkpoint={}"], "--keep is missing; say how many of the newest steps stay."),
+        (["diff", "--checkpoint={}"], "--other is missing; name a run, a step or a saved model."),
+        (["diff", "--checkpoint={}", "--other={}/x"], "--other=.*x is no folder; name a run, a"),
+        (["export", "--checkpoint={}"], "--to is missing; name a folder that is not there yet"),
+        (["list", "--checkpoint={}", "--to=x"], "--to is for export, not for list; leave it out."),
+        (["show", "--keep=2"], "--keep is for list and prune, not for show; leave it out."),
     ],
 )
-def test_a_field_that_makes_another_run_is_refused_by_name(tmp_path, field, value):
-    other = tiny.config({field: value})
-    (tmp_path / "config.json").write_text(resolved.to_json(tiny.config()))
-    # A run that failed before its first step is none to keep.
-    assert check_workdir(tmp_path, other, None)[field][1] == value
-    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n')
-    with pytest.raises(UserError, match=f"holds a run of another config.*{field}: "):
-        check_workdir(tmp_path, other, None)
+def test_a_flag_that_is_missing_or_of_another_verb_is_named(saved, call, words, sentence):
+    with pytest.raises(UserError, match=sentence):
+        call(*(word.format(saved) for word in words))
 
 
-def test_fields_that_a_run_may_change_are_told(tmp_path):
-    changes = {
-        "mesh.fsdp": 4,
-        "log.every": 7,
-        "checkpoint.keep": 5,
-        "steps": 99,
-        "steps_per_call": 2,
-        "optim.learning_rate": 0.5,
-        "model.remat": "block",
-    }
-    assert check_workdir(tmp_path, tiny.config(changes), None) == {}
-    (tmp_path / "config.json").write_text(resolved.to_json(tiny.config()))
-    found = check_workdir(tmp_path, tiny.config(changes), None)
-    assert {name: new for name, (_, new) in found.items()} == changes
+def test_every_verb_is_reached_by_its_word(run, tmp_path, call, capsys):
+    given = f"--checkpoint={run}"
+    call("list", given, "--keep=1", "--keep_every=4")
+    call("show", given)
+    call("prune", given, "--keep=1", "--keep_every=4", "--dry_run")
+    call("export", given, f"--to={tmp_path / 'out'}", "--as=model", "--dtype=bfloat16")
+    words = capsys.readouterr().out
+    for expected in (
+        "kept: the newest 1 whole steps and each that 4 divides",
+        "device_kind",
+        "step 2: would be deleted, ",
+        "of bfloat16, from model of ",
+    ):
+        assert expected in words
+    assert sorted(os.listdir(run / "checkpoints")) == ["2", "4", "6"]
+    assert open_one(str(tmp_path / "out")).arrays("model")["norm.gain"]["dtype"] == "bfloat16"

@@ -13,7 +13,7 @@ from model.parameter import named_arrays
 from model.saved import open_saved
 from tests.train import tiny
 from tests.train.corrupting import KINDS, corrupt
-from train.checkpoint import Checkpoints
+from train.checkpoints import Checkpoints
 from train.step import init_state, make_optimizer
 
 STEPS = (5, 10, 15)

@@ -10,7 +10,7 @@ from model.parameter import named_arrays
 from model.saved import open_saved
 from tests.train import saved_runs, tiny
 from train import differing
-from train.checkpoint_command import diff
+from train.checkpoint import diff
 from train.saved_steps import open_one
 
 

@@ -17,7 +17,7 @@ from model.saved import open_saved
 from tests.train import saved_runs, tiny
 from text import tokenizers
 from train import exporting
-from train.checkpoint_command import export
+from train.checkpoint import export
 from train.saved_steps import open_one
 
 TOKENS = tokenizers.train("char", ["a rose is a rose"])

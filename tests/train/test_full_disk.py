@@ -12,7 +12,7 @@ from configs.errors import UserError
 from model import manifest
 from model.saved import open_saved
 from tests.train import tiny
-from train.checkpoint import Checkpoints
+from train.checkpoints import Checkpoints
 from train.loop import train
 from train.metrics import read
 from train.profile import Profile

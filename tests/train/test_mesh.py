@@ -11,7 +11,7 @@ from configs.errors import UserError
 from model.axes import check_mesh
 from tests.train import tiny
 from train import loop, record
-from train.checkpoint import Checkpoints
+from train.checkpoints import Checkpoints
 from train.step import init_state, make_optimizer, make_step
 
 MESHES = {

@@ -7,7 +7,7 @@ import pytest
 from configs.errors import UserError
 from model import manifest
 from tests.train import saved_runs, tiny
-from train.checkpoint_command import prune
+from train.checkpoint import prune
 from train.holding import Holding
 from train.processes.group import Processes
 

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from tests.train import tiny
 from tests.train.processes import running
-from train.checkpoint import Checkpoints
+from train.checkpoints import Checkpoints
 from train.loop import train
 from train.metrics import read
 from train.step import init_state, make_optimizer

@@ -11,7 +11,7 @@ from configs.folders import folder
 from model.axes import ShardingRules, make_mesh, split_host
 from model.config import ModelConfig
 from text.reading import open_sources
-from train.checkpoint import Checkpoints
+from train.checkpoints import Checkpoints
 from train.processes import joining
 from train.step import init_state, make_optimizer
 

@@ -19,7 +19,7 @@ from model.transformer import Transformer
 from tests.model import small
 from tests.train import tiny
 from text import tokenizers
-from train.starting import start_from
+from train.begun_from import start_from
 
 GROUPED = {"model.num_kv_heads": 4, "model.biases": True, "model.norm": "layernorm"}
 

@@ -14,7 +14,7 @@ from model.transformer import Transformer
 from tests.model import small
 from tests.train import tiny
 from tests.train.processes import running
-from train.starting import start_from
+from train.begun_from import start_from
 
 SIZES = {"embed_dim": 16, "num_heads": 4, "num_layers": 2}
 LESS = {"num_kv_heads": 2, "value_dim": 2, "num_layers": 3, "vocab_size": 70}

@@ -1,0 +1,291 @@
+"""When a run saves, what it keeps, and from where it goes on."""
+
+import contextlib
+import errno
+import functools
+import json
+import os
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from configs import resolved
+from configs.errors import UserError
+from configs.files import make_folder, names, read_text
+from configs.folders import Folder, as_folder
+from configs.safe import is_safe
+from model import manifest
+from model.manifest import CONFIG, EMA, MODEL, OPTIMIZER, STATE, STEPS, TOKENIZER, Manifest
+from model.parameter import named_arrays, with_arrays
+from model.saved import Damaged, Saved, open_step
+from model.saving import delete, save
+from text.tokenizers import Tokenizer
+from train import heartbeat
+from train.calls import due
+from train.holding import Holding
+from train.metrics import read
+from train.opening import ITEMS, first_whole
+from train.processes.group import Processes
+from train.provenance import provenance
+from train.retention import sweep_up, thin
+from train.skipped import Skipped
+from train.step import TrainState
+
+MASTER = "master"  # beside the optimizer's own arrays
+RECENT = "recent"  # the item of what spikes are known by
+
+
+class Checkpoints:
+    """The saved steps of one run.
+
+    Attributes:
+      passed: a sentence on each step that was passed over, as it does not hold what was written.
+      skipped: batches that the run leaves out; saved with each step, and restored from it.
+    """
+
+    def __init__(
+        self,
+        workdir: Folder,
+        config: ConfigDict,
+        tokenizer: Tokenizer | None,
+        corpus: str | None = None,
+        processes: Processes | None = None,
+        holding: Holding | None = None,
+        say: Callable[[str], None] = print,
+    ):
+        """Args: the run's folder, its config, its tokenizer, the digest of its text, who runs it.
+
+        ``holding`` makes sure that no other run has the folder; ``say`` shows a line.
+
+        Raises:
+          UserError: the folder cannot be made.
+        """
+        self.workdir = workdir
+        self.config = config
+        self.tokenizer, self.corpus = tokenizer, corpus
+        self.processes = processes or Processes()
+        self._holding = holding or Holding(workdir, self.processes)
+        self._say = say
+        self.passed: list[str] = []
+        self.skipped = Skipped()
+        self._begun = time.monotonic()  # the save before; of the run at first
+        self._saving: tuple[Folder, Future[Manifest]] | None = None
+        self._saved: int | None = (
+            None  # the newest step, of those that this session knows to be whole
+        )
+        steps = workdir / STEPS
+        self.processes.told(lambda: make_folder(steps, f"--workdir={workdir}"))
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Waits for the save on its way, whatever ended the run."""
+        self.wait()
+
+    def due(self, step: int) -> bool:
+        """Tells whether a step is one to save, by its number or by the clock of process 0."""
+        if step == self.config.steps or due(self.config.checkpoint.every, step):
+            return True
+        seconds = 60 * self.config.checkpoint.minutes
+        return seconds > 0 and self.processes.told(
+            lambda: time.monotonic() - self._begun >= seconds
+        )
+
+    def save(self, state: TrainState, step: int) -> None:
+        """Begins to save a step; waits for the save before.
+
+        Raises:
+          UserError: this save, or the one before, could not be written.
+        """
+        self.wait()
+        self._begun = time.monotonic()
+        if step == self._saved:
+            return
+        path = self.workdir / STEPS / str(step)
+
+        def make_room() -> None:
+            self._holding.check()
+            make_folder(path.parent, f"--workdir={self.workdir}")
+            delete(path)  # cut off, or passed over when the run went on from before it
+
+        self.processes.told(make_room)
+        about: dict[str, Any] = dict(step=step, corpus=self.corpus)
+        if self.skipped.ranges:
+            about["skipped"] = self.skipped.ranges
+        documents = {CONFIG: resolved.to_json(self.config), STATE: json.dumps(about) + "\n"}
+        if self.tokenizer is not None:
+            documents[TOKENIZER] = self.tokenizer.to_json()
+        items = {MODEL: named_arrays(state.model), OPTIMIZER: _kept(state), EMA: state.ema}
+        items[RECENT] = state.recent
+        # Orbax refuses an item without arrays, as an optimizer without a state is.
+        items = {name: item for name, item in items.items() if jax.tree.leaves(item)}
+        made = provenance(jax.tree.leaves(items)[0].sharding.mesh, self.config.seed)
+        after = functools.partial(thin, self.workdir, self.config.checkpoint)
+        exchange = self.processes.exchange
+        self._saving = path, save(path, items, documents, step, made, exchange, after)
+
+    def wait(self) -> None:
+        """Returns when nothing is on its way and old steps are thinned."""
+        heartbeat.busy()
+        if self._saving is None:
+            return
+        (path, pending), self._saving = self._saving, None
+        try:
+            self._saved = pending.result().step
+        except UserError as error:
+            # What was saved has gone with the folder; the state has not, and is saved again.
+            if self.processes.count > 1 or os.strerror(errno.ENOENT) not in str(error):
+                raise
+            self._say(f"{path} was deleted while it was written; the next save makes all anew")
+
+    def find(self, before: int | None = None) -> Saved | None:
+        """Returns the newest step that holds what was written; None where there is none.
+
+        Args:
+          before: looks only at steps before this one, of which none need be whole.
+
+        Raises:
+          UserError: there are steps, and none is whole any more.
+        """
+
+        def decide() -> list[str]:
+            if self.processes.first:
+                sweep_up(self.workdir)
+            damaged = manifest.damaged_steps(self.workdir)
+            self.passed += [f"step {step} has files missing or cut off" for step in damaged]
+            whole = manifest.whole_steps(self.workdir)
+            if before is not None:
+                whole = [step for step in whole if step < before]
+            elif damaged and not whole:
+                raise UserError(_none_whole(self.workdir, damaged))
+            return [str(self.workdir / STEPS / str(step)) for step in reversed(whole)]
+
+        paths = [as_folder(path) for path in self.processes.told(decide)]
+        found = first_whole(paths, ITEMS, self.processes, self.passed.append)
+        if found is None and paths and before is None:
+            raise UserError(_none_whole(self.workdir, manifest.steps(self.workdir)))
+        if found is not None and found.step is None:
+            raise UserError(
+                f"{found.path} is a saved model, without the state of a run; begin a new run with "
+                f"checkpoint.restore_from={found.path}."
+            )
+        self._saved = found.step if found else None
+        return found
+
+    def restore(self, saved: Saved, abstract: TrainState, mesh: Mesh) -> TrainState:
+        """Returns the state of a saved step on a mesh.
+
+        Args:
+          saved: the step.
+          abstract: the state's shapes and shardings.
+          mesh: to put it on; it need not be the one that the step was saved from.
+        """
+        model = saved.load(MODEL, named_arrays(abstract.model), mesh)
+        optimizer = _kept(abstract)
+        if jax.tree.leaves(optimizer):
+            optimizer = saved.load(OPTIMIZER, optimizer, mesh)
+        master = optimizer.pop(MASTER)
+        # A run that had no average before begins it at its parameters.
+        begun = saved.holds(EMA) or not abstract.ema
+        ema = abstract.ema and saved.load(EMA if begun else MODEL, abstract.ema, mesh)
+        ema = ema if begun else ema | jax.tree.map(jax.numpy.copy, master)
+        step = jax.device_put(jax.numpy.int32(saved.step), jax.NamedSharding(mesh, jax.P()))
+        recent = _recent(saved, abstract.recent, mesh)
+        self.skipped |= Skipped.of(saved.skipped)
+        return TrainState(step, with_arrays(abstract.model, model), optimizer, master, ema, recent)
+
+
+def _kept(state: TrainState) -> dict[str, Any]:
+    """The arrays of the item "optimizer"."""
+    return {**state.optimizer, MASTER: state.master}
+
+
+def _recent(saved: Saved, abstract: dict[str, Any], mesh: Mesh) -> dict[str, jax.Array]:
+    """Returns what a step remembered; a fresh memory where it had none, or one of other length."""
+    if not abstract:
+        return {}
+    wanted = {name: leaf.shape for name, leaf in abstract.items()}
+    if saved.holds(RECENT) and saved.shapes(RECENT) == wanted:
+        return saved.load(RECENT, abstract, mesh)
+    zeros = {name: np.zeros(leaf.shape, leaf.dtype) for name, leaf in abstract.items()}
+    return jax.device_put(zeros, jax.NamedSharding(mesh, jax.P()))
+
+
+def _none_whole(workdir: Folder, steps: list[int]) -> str:
+    listed = ", ".join(str(step) for step in steps)
+    return (
+        f"{workdir / STEPS} holds step {listed}, with files missing, cut off or changed; copy it "
+        "again from where it came, or name another workdir."
+    )
+
+
+def newest(workdir: Folder) -> Saved | None:
+    """Returns the newest whole step of a run, its arrays not looked at; None where there is none.
+
+    Raises:
+      UserError: there are steps, and none is whole any more.
+    """
+    for step in reversed(manifest.whole_steps(workdir)):
+        with contextlib.suppress(Damaged):
+            return open_step(workdir / STEPS / str(step), ())
+    if damaged := manifest.damaged_steps(workdir):
+        raise UserError(_none_whole(workdir, damaged))
+    return None
+
+
+def check_corpus(before: Saved | None, digest: str) -> None:
+    """Refuses to go on with another text than the one that a run has read.
+
+    Args:
+      before: the run's newest step.
+      digest: of the text at hand and its tokens.
+
+    Raises:
+      UserError: it was trained on another.
+    """
+    if before is not None and before.corpus not in (None, digest):
+        raise UserError(
+            f"--workdir={before.path.parent.parent} was trained on another text than data.path and "
+            "data.tokenizer give now; restore them, or start a new run with "
+            "checkpoint.restore_from."
+        )
+
+
+def check_workdir(workdir: Folder, config: ConfigDict, before: Saved | None) -> dict[str, tuple]:
+    """Compares a run's config with the one that it had before.
+
+    Args:
+      workdir: of the run; may be new.
+      config: resolved.
+      before: its newest step, whose config counts, as its checksum is known.
+
+    Returns:
+      (old, new) of each safe field that changes.
+
+    Raises:
+      UserError: an unsafe field differs.
+    """
+    path = workdir / CONFIG
+    if before is not None:
+        old = before.config
+    elif CONFIG in names(workdir):
+        old = resolved.from_json(read_text(path), str(path))
+    else:
+        return {}
+    changes = resolved.difference(old, config)
+    unsafe = [name for name in changes if not is_safe(name)]
+    if unsafe and (before or read(workdir)):  # where no step was taken, none is lost
+        listed = ", ".join("{}: {!r} -> {!r}".format(n, *changes[n]) for n in unsafe)
+        raise UserError(
+            f"--workdir={workdir} holds a run of another config ({listed}); restore these fields, "
+            "or name another workdir, to begin from its parameters with "
+            f"checkpoint.restore_from={workdir}."
+        )
+    return changes
