@@ -66,7 +66,7 @@ $(EXTRAS_STAMP): requirements.lock setup.cfg pyproject.toml
 	$(PYTHON) -m venv --clear $(EXTRAS)
 	$(EXTRAS)/bin/python $(PIP) -r requirements.lock
 	$(EXTRAS)/bin/python $(PIP) --constraint requirements.lock '$(TORCH)'
-	$(EXTRAS)/bin/python $(PIP) --constraint requirements.lock --no-build-isolation -e '.[peers,tpu]'
+	$(EXTRAS)/bin/python $(PIP) --constraint requirements.lock --no-build-isolation -e '.[peers,tpu,gs,s3,stores]'
 	@touch $@
 
 # A test that lacks its extra skips elsewhere and fails here.
