@@ -6,6 +6,7 @@ import json
 import os
 import warnings
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 from jax.sharding import Mesh
