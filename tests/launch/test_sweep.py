@@ -14,6 +14,7 @@ from configs import base, induction, resolved
 from configs import toy as toy_config
 from configs.errors import UserError
 from launch.sweep import Hyper, render, settings_of, sweep, trials
+from tests.train.altering import rewrite
 from train.loop import Outcome
 
 ROOT = Path(__file__).parents[2]
@@ -238,8 +239,9 @@ def test_a_real_sweep_of_a_tiny_config(tmp_path):
     assert [row.get("loss") for row in again] == [row.get("loss") for row in rows]
 
     # Its text changed: neither the old figures nor a run on another text.
-    state = tmp_path / rows[0]["name"] / "checkpoints" / "6" / "state.json"
-    state.write_text(state.read_text().replace("repeats", "another"))
+    step = tmp_path / rows[0]["name"] / "checkpoints" / "6"
+    text = (step / "state.json").read_text()
+    rewrite(step, "state.json", text.replace("repeats", "another"))
     changed = sweep(config, settings, tmp_path, quiet())
     assert changed[0]["status"].startswith("failed: --workdir=")
     assert "was trained on another text" in changed[0]["status"]

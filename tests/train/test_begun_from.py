@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import hashlib
 
 import jax
 import numpy as np
@@ -10,7 +9,6 @@ import pytest
 
 from configs import resolved
 from configs.errors import UserError
-from model import manifest
 from model.manifest import CONFIG, EMA, MODEL, TOKENIZER
 from model.parameter import named_arrays
 from model.saved import open_saved
@@ -18,6 +16,7 @@ from model.saving import save
 from model.transformer import Transformer
 from tests.model import small
 from tests.train import tiny
+from tests.train.altering import rewrite
 from text import tokenizers
 from train.begun_from import start_from
 
@@ -267,13 +266,9 @@ def test_what_cannot_be_is_refused(tmp_path_factory, changes, letters, sentence)
 
 def test_a_saved_class_that_has_gone_is_named(tmp_path):
     folder, _ = kept(tmp_path / "model", {})
-    held = manifest.read(folder)
     text = (folder / "config.json").read_text().replace('"multihead"', '"gone_class:Gone"')
-    (folder / "config.json").write_text(text)
+    rewrite(folder, "config.json", text)
     changes = {"checkpoint.restore_only": ("*.mlp.*",)}
-    changed = manifest.File(len(text), hashlib.sha256(text.encode()).hexdigest())
-    files = held.files | {"config.json": changed}
-    manifest.write(folder, dataclasses.replace(held, files=files))
     with pytest.raises(
         UserError, match=r"config of .*model cannot be built any more: .*gone_class"
     ):
