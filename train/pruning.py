@@ -55,11 +55,12 @@ def plan(found: Found, keep: int, keep_every: int = 0, damaged: bool = False) ->
             f"{found.path / STEPS} holds no step that is whole, so its damaged ones stay; copy one "
             "again from where it came, or delete the folder yourself."
         )
+    verdicts.reverse()
     for name, size in found.others.items():
         if re.fullmatch(r"[0-9]+(\.orbax-checkpoint-tmp.*)?", name):
             path = found.path / STEPS / name
             verdicts.append(Verdict(path, name, "a save that was cut off", size, damaged))
-    return verdicts[::-1]
+    return verdicts
 
 
 def prune(
