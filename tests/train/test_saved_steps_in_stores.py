@@ -40,7 +40,7 @@ def test_every_verb_works_in_a_store(extra, scheme, tmp_path):
             return done.stdout
 
         def command(*words):
-            return said("-m", "train.checkpoint_command", *words)
+            return said("-m", "train.checkpoint", *words)
 
         said("-c", SAVE, run)
         given = f"--checkpoint={run}"
