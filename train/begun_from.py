@@ -1,6 +1,7 @@
 """The parameters that a run begins with, where they are not drawn: those of a saved one."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
@@ -16,7 +17,7 @@ from model.manifest import EMA, MODEL, TOKENIZER
 from model.parameter import declarations, named_arrays, with_arrays
 from model.saved import Saved
 from model.surgery.change import Tokens
-from model.surgery.plan import Plan, plan
+from model.surgery.plan import plan
 from model.surgery.report import report
 from model.surgery.transfer import transfer
 from model.transformer import Transformer
@@ -72,8 +73,8 @@ def start_from(
             "checkpoint.restore_only."
         )
     found = plan(declarations(old), wanted, tokens, chosen, fields.restore_layers)
-    fresh = _fresh(found, config, model)
-    arrays, errors = transfer(found, source, item, old, model, fresh, mesh, once())
+    draw = functools.partial(_fresh, model=model, config=config)
+    arrays, errors = transfer(found, source, item, old, model, draw, mesh, once())
     what, shape = "parameters", old.config
     if item == EMA:  # which is kept in float32
         what, shape = (
@@ -120,12 +121,8 @@ def _tokens(
     return Tokens(rows, f"{count} of {size} tokens by {by}, {size - count} are new")
 
 
-def _fresh(found: Plan, config: ConfigDict, model: Transformer) -> dict[str, jax.Array]:
-    """Returns what a fresh start draws for the parameters that are not read as they are."""
-    names = [one.path for one in found.new]
-    names += [one.path for change in found.changed for one in change.made]
-    if not names:
-        return {}
+def _fresh(names: Sequence[str], *, model: Transformer, config: ConfigDict) -> dict[str, jax.Array]:
+    """Returns what a fresh start draws for some parameters."""
 
     def draw(key: jax.Array) -> dict[str, jax.Array]:
         arrays = named_arrays(Transformer(model.config, key, model.compute.rules))

@@ -6,7 +6,7 @@ what a rule mixes it holds at most one layer.
 
 import functools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -29,7 +29,7 @@ def transfer(
     item: str,
     old: Transformer,
     model: Transformer,
-    fresh: dict[str, Array],
+    draw: Callable[[Sequence[str]], dict[str, Array]],
     mesh: Mesh,
     options: dict[str, Any] | None = None,
 ) -> tuple[dict[str, Array], list[float | None]]:
@@ -41,7 +41,7 @@ def transfer(
       item: of it that holds the parameters, or their average.
       old: the network that was saved, abstract.
       model: the network to begin with, abstract, with its shardings.
-      fresh: what a fresh start has for the parameters that are changed or new; emptied on the way.
+      draw: returns what a fresh start has for some parameters.
       mesh: that is set.
       options: of the compiler.
 
@@ -53,9 +53,10 @@ def transfer(
       UserError: a file cannot be read.
     """
     before, after = named_arrays(old), named_arrays(model)
-    new = {one.path: fresh.pop(one.path) for one in plan.new}
     same = {one.path: after[one.path] for one in plan.same}
-    arrays = new | (saved.load(item, same, mesh) if same else {})
+    arrays = saved.load(item, same, mesh) if same else {}
+    if plan.new:
+        arrays |= draw([one.path for one in plan.new])
     squares: list[tuple[Array, Array]] = []
     for changes in _batches(plan.changed):
         wide = {
@@ -67,10 +68,10 @@ def transfer(
         }
         read = saved.load(item, wide, mesh)
         apply = functools.partial(_apply, changes, after)
-        given = {one.path: fresh.pop(one.path) for change in changes for one in change.made}
+        fresh = draw([one.path for change in changes for one in change.made])
         # What was read is given up before the next is read.
-        made, lost = jax.block_until_ready(jax.jit(apply, compiler_options=options)(read, given))
-        del read, given
+        made, lost = jax.block_until_ready(jax.jit(apply, compiler_options=options)(read, fresh))
+        del read, fresh
         arrays |= made
         squares += lost
     errors = [
