@@ -16,6 +16,7 @@ from model import manifest
 from model.parameter import named_arrays
 from model.saved import open_saved
 from tests.train import own_updates, tiny
+from train import provenance
 from train.checkpoints import Checkpoints, check_workdir, newest
 from train.step import init_state, make_optimizer
 
@@ -202,7 +203,8 @@ def test_a_step_has_the_files_that_its_manifest_names(run, tmp_path):
     assert (made["mesh"]["fsdp"], made["processes"], made["device_kind"]) == (1, 1, "cpu")
     assert made["packages"]["jax"] == jax.__version__
     assert made["seed"] == 0
-    assert any("pytest" in word for word in made["command"])
+    assert made["command"] == provenance.command()
+    assert all(isinstance(word, str) for word in made["command"])
     assert resolved.difference(open_saved(folder).config, run[0]) == {}
 
 
