@@ -9,9 +9,8 @@ from etils import epath
 from configs import object_stores
 from configs.errors import UserError, first_line
 
-Folder: TypeAlias = (
-    Path | epath.Path
-)  # of this machine, or of an object store such as gs://bucket/run
+# Of this machine, or of an object store such as gs://bucket/run.
+Folder: TypeAlias = Path | epath.Path
 
 
 def folder(name: str, field: str) -> Path:

@@ -76,9 +76,7 @@ class Checkpoints:
         self.skipped = Skipped()
         self._begun = time.monotonic()  # the save before; of the run at first
         self._saving: tuple[Folder, Future[Manifest]] | None = None
-        self._saved: int | None = (
-            None  # the newest step, of those that this session knows to be whole
-        )
+        self._saved: int | None = None  # the newest step that this session knows to be whole
         steps = workdir / STEPS
         self.processes.told(lambda: make_folder(steps, f"--workdir={workdir}"))
 
@@ -127,7 +125,7 @@ class Checkpoints:
         # Orbax refuses an item without arrays, as an optimizer without a state is.
         items = {name: item for name, item in items.items() if jax.tree.leaves(item)}
         made = provenance(jax.tree.leaves(items)[0].sharding.mesh, self.config.seed)
-        after = functools.partial(thin, self.workdir, self.config.checkpoint)
+        after = functools.partial(thin, self.workdir, self.config.checkpoint, step)
         exchange = self.processes.exchange
         self._saving = path, save(path, items, documents, step, made, exchange, after)
 

@@ -11,14 +11,16 @@ from model.manifest import MANIFEST, STEPS
 from model.saving import delete
 
 
-def thin(workdir: Folder, keep: ConfigDict) -> None:
-    """Deletes all but the newest whole steps and those for good; the last whole one always stays.
+def thin(workdir: Folder, keep: ConfigDict, saved: int) -> None:
+    """Deletes all but the newest whole steps and those for good; the one just saved always stays.
 
     Args:
       workdir: of the run.
       keep: ``config.checkpoint``.
+      saved: the step that was just saved. Later ones were passed over as damaged, though their
+        sizes are right, and count for nothing.
     """
-    whole = manifest.whole_steps(workdir)
+    whole = [step for step in manifest.whole_steps(workdir) if step <= saved]
     for step in set(whole) - kept(whole, keep.keep, keep.keep_every):
         delete(workdir / STEPS / str(step))
     sweep_up(workdir)

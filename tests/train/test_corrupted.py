@@ -110,3 +110,26 @@ def test_steps_that_are_all_damaged_are_not_begun_anew(run, tmp_path):
         restored(copy, stepper)
     with pytest.raises(UserError, match="config.json does not hold what was written"):
         open_saved(copy)
+
+
+def test_a_damaged_step_of_a_later_number_costs_no_good_one(run, tmp_path):
+    workdir, stepper, expected = run
+    copy = shutil.copytree(workdir, tmp_path / "run")
+    state = copy / "checkpoints" / "15" / "state.json"
+    state.write_text(state.read_text().replace("15", "51"))  # of the same size
+    config = stepper.config.copy_and_resolve_references()
+    config.checkpoint.keep = 1
+    shape = tiny.model_config(config)
+    optimizer = make_optimizer(config, shape)
+    with jax.set_mesh(stepper.mesh):
+        abstract = jax.eval_shape(lambda k: init_state(shape, optimizer, k), jax.random.key(0))
+        checkpoints = Checkpoints(copy, config, None)
+        state = checkpoints.restore(checkpoints.find(), abstract, stepper.mesh)
+        checkpoints.save(state, 12)
+        checkpoints.wait()
+    step, arrays = restored(copy, stepper)
+    assert step == 12
+    tiny.assert_equal(
+        {n: a for n, a in arrays.items() if n != "step"},
+        {n: a for n, a in expected[10].items() if n != "step"},
+    )
