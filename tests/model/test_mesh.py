@@ -140,7 +140,11 @@ def test_gradients_in_bfloat16_are_as_near_to_the_truth_as_on_one_device(sizes):
     """One token takes all positions: what would be summed in bfloat16 would lose most of it."""
     truth, alone = gradients_on_one_device(EXACT), gradients_on_one_device(NARROW)
     found = gradients_of(NARROW, sizes)
-    for path, whole in truth.items():
+    # All keys are alike, so that no pattern can change: what is left of these is rounding.
+    zero = {path for path, whole in truth.items() if np.linalg.norm(whole) < 1e-6}
+    assert zero == {"blocks.0.attention.query", "blocks.0.attention.key"}
+    for path in truth.keys() - zero:
+        whole = truth[path]
         norm = np.linalg.norm(whole)
         own, one = (np.linalg.norm(g[path] - whole) / norm for g in (found, alone))
         assert own < 1.5 * one + 0.01, path
