@@ -85,7 +85,8 @@ def restored_on(mesh, workdir):
     optimizer = make_optimizer(own.config, shape)
     with jax.set_mesh(own.mesh):
         abstract = jax.eval_shape(lambda k: init_state(shape, optimizer, k), jax.random.key(0))
-        state = Checkpoints(workdir, own.config, None).restore(abstract, own.mesh)
+        checkpoints = Checkpoints(workdir, own.config, None)
+        state = checkpoints.restore(checkpoints.find(), abstract, own.mesh)
     for found, like in zip(
         jax.tree.leaves(state), jax.tree.leaves(run(PLAIN, mesh)[0]), strict=True
     ):

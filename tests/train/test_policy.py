@@ -131,8 +131,13 @@ def test_rollback_is_as_if_the_batches_had_never_been_there(rolled_back, told):
 def test_a_run_that_ends_right_after_a_rollback_goes_on_as_one_that_did_not(
     one, told, tmp_path, monkeypatch
 ):
+    begins, times = Start.at, []
+
     def killed(*given):
-        raise KeyboardInterrupt
+        times.append(given)
+        if len(times) > 1:  # the first is the start of the run
+            raise KeyboardInterrupt
+        return begins(*given)
 
     with monkeypatch.context() as patch:
         patch.setattr(Start, "at", killed)
