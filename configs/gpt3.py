@@ -118,5 +118,6 @@ def get_config(row: str = "125m") -> ConfigDict:
     config.mesh.heads = size.heads
     config.mesh.residual = "sharded" if size.heads > 1 else "replicated"
     config.checkpoint.every = 1_000
+    config.checkpoint.minutes = 30.0  # a thousand steps of the largest are hours
     config.log.eval_every = 1_000
     return config

@@ -23,6 +23,7 @@ CONFIG = "config.json"
 TOKENIZER = "tokenizer.json"
 STATE = "state.json"
 MODEL, OPTIMIZER, EMA = "model", "optimizer", "ema"  # the Orbax items
+RECENT = "recent"  # another: what spikes are known by
 STEPS = "checkpoints"  # the folder of a workdir that holds its steps
 
 

@@ -16,12 +16,22 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from configs import resolved
-from configs.errors import UserError
+from configs.errors import UserError, disk_reason
 from configs.files import make_folder, names, read_text
 from configs.folders import Folder, as_folder
 from configs.safe import is_safe
 from model import manifest
-from model.manifest import CONFIG, EMA, MODEL, OPTIMIZER, STATE, STEPS, TOKENIZER, Manifest
+from model.manifest import (
+    CONFIG,
+    EMA,
+    MODEL,
+    OPTIMIZER,
+    RECENT,
+    STATE,
+    STEPS,
+    TOKENIZER,
+    Manifest,
+)
 from model.parameter import named_arrays, with_arrays
 from model.saved import Damaged, Saved, open_step
 from model.saving import delete, save
@@ -38,14 +48,13 @@ from train.skipped import Skipped
 from train.step import TrainState
 
 MASTER = "master"  # beside the optimizer's own arrays
-RECENT = "recent"  # the item of what spikes are known by
 
 
 class Checkpoints:
     """The saved steps of one run.
 
     Attributes:
-      passed: a sentence on each step that was passed over, as it does not hold what was written.
+      say: shows a line, such as which step was passed over, as it does not hold what was written.
       skipped: batches that the run leaves out; saved with each step, and restored from it.
     """
 
@@ -61,7 +70,7 @@ class Checkpoints:
     ):
         """Args: the run's folder, its config, its tokenizer, the digest of its text, who runs it.
 
-        ``holding`` makes sure that no other run has the folder; ``say`` shows a line.
+        ``holding`` makes sure that no other run has the folder.
 
         Raises:
           UserError: the folder cannot be made.
@@ -71,8 +80,7 @@ class Checkpoints:
         self.tokenizer, self.corpus = tokenizer, corpus
         self.processes = processes or Processes()
         self._holding = holding or Holding(workdir, self.processes)
-        self._say = say
-        self.passed: list[str] = []
+        self.say = say
         self.skipped = Skipped()
         self._begun = time.monotonic()  # the save before; of the run at first
         self._saving: tuple[Folder, Future[Manifest]] | None = None
@@ -125,8 +133,7 @@ class Checkpoints:
         # Orbax refuses an item without arrays, as an optimizer without a state is.
         items = {name: item for name, item in items.items() if jax.tree.leaves(item)}
         made = provenance(jax.tree.leaves(items)[0].sharding.mesh, self.config.seed)
-        after = functools.partial(thin, self.workdir, self.config.checkpoint, step)
-        exchange = self.processes.exchange
+        after, exchange = functools.partial(self._thin, step), self.processes.exchange
         self._saving = path, save(path, items, documents, step, made, exchange, after)
 
     def wait(self) -> None:
@@ -141,7 +148,15 @@ class Checkpoints:
             # What was saved has gone with the folder; the state has not, and is saved again.
             if self.processes.count > 1 or os.strerror(errno.ENOENT) not in str(error):
                 raise
-            self._say(f"{path} was deleted while it was written; the next save makes all anew")
+            self.say(f"{path} was deleted while it was written; the next save makes all anew")
+
+    def _thin(self, step: int) -> None:
+        """Deletes old steps, after one is whole; where that fails, it is tried again next time."""
+        try:
+            thin(self.workdir, self.config.checkpoint, step)
+        except (OSError, UserError) as error:
+            steps = self.workdir / STEPS
+            self.say(f"old steps of {steps} could not be deleted ({disk_reason(error)})")
 
     def find(self, before: int | None = None) -> Saved | None:
         """Returns the newest step that holds what was written; None where there is none.
@@ -157,7 +172,8 @@ class Checkpoints:
             if self.processes.first:
                 sweep_up(self.workdir)
             damaged = manifest.damaged_steps(self.workdir)
-            self.passed += [f"step {step} has files missing or cut off" for step in damaged]
+            for step in damaged:
+                self.say(f"step {step} has files missing or cut off: passed over")
             whole = manifest.whole_steps(self.workdir)
             if before is not None:
                 whole = [step for step in whole if step < before]
@@ -166,7 +182,9 @@ class Checkpoints:
             return [str(self.workdir / STEPS / str(step)) for step in reversed(whole)]
 
         paths = [as_folder(path) for path in self.processes.told(decide)]
-        found = first_whole(paths, ITEMS, self.processes, self.passed.append)
+        found = first_whole(
+            paths, ITEMS, self.processes, lambda sentence: self.say(f"{sentence}: passed over")
+        )
         if found is None and paths and before is None:
             raise UserError(_none_whole(self.workdir, manifest.steps(self.workdir)))
         if found is not None and found.step is None:

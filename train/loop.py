@@ -103,25 +103,22 @@ def _run(
     changes = processes.told(lambda: check_workdir(workdir, config, before))
     optimizer = make_optimizer(config, model_config)
     policy = Policy(config, workdir, checkpoints, processes)
-    say = functools.partial(console.print, highlight=False, markup=False)
+    say = checkpoints.say
     begins = Start(config, model_config, optimizer, mesh, say)
-    for sentence in checkpoints.passed:
-        say(f"{sentence}: passed over")
     state = begins.at(before, checkpoints, sources.tokenizer, processes)
     start = int(state.step)
     if before is not None:
-        console.print(f"resumed from step {start}", highlight=False)
+        say(f"resumed from step {start}")
     documents = config.data.rows == "packed" and sources.tokenizer is not None
     rows = config.batch_size // config.optim.accumulate
-    line = state.model.attention_line(rows, config.length, documents)
-    console.print(line, highlight=False, markup=False)
+    say(state.model.attention_line(rows, config.length, documents))
     for note in notes(mesh.shape, model_config):
-        console.print(note, highlight=False, markup=False)
+        say(note)
     for name, (old, new) in changes.items():
-        console.print(f"config.{name}: {old!r} -> {new!r}", highlight=False, markup=False)
+        say(f"config.{name}: {old!r} -> {new!r}")
     over, evaluation = start >= config.steps, processes.told(lambda: _evaluation(workdir, start))
     if over:
-        console.print(f"{workdir} already has {start} steps.", highlight=False)
+        say(f"{workdir} already has {start} steps.")
         if evaluation:
             return Outcome(start, math.nan, evaluation, None)
     elif processes.first:

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from configs.errors import UserError
 from configs.folders import Folder, as_folder
 from model import checksums, manifest
-from model.manifest import EMA, MANIFEST, MODEL, OPTIMIZER
+from model.manifest import EMA, MANIFEST, MODEL, OPTIMIZER, RECENT
 from model.saved import Saved, candidates, open_step
 from train.processes.alike import eventually
 from train.processes.group import Processes
 
-ITEMS = (MODEL, OPTIMIZER, EMA, "recent")  # of a run that goes on
+ITEMS = (MODEL, OPTIMIZER, EMA, RECENT)  # of a run that goes on
 
 
 def open_together(

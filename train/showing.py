@@ -7,8 +7,8 @@ from typing import Any
 import jax.numpy as jnp
 
 from configs import base, resolved
-from model.manifest import EMA, MODEL, OPTIMIZER
 from model.saved import Saved
+from train.opening import ITEMS
 
 Arrays = Mapping[str, Mapping[str, Any]]  # shape and dtype by name
 
@@ -37,7 +37,7 @@ def arrays(saved: Saved) -> dict[str, Arrays]:
     Raises:
       UserError: an item of format 1 cannot be read.
     """
-    there = [item for item in (MODEL, OPTIMIZER, EMA) if saved.holds(item)]
+    there = [item for item in ITEMS if saved.holds(item)]
     return {item: saved.arrays(item) for item in there}
 
 

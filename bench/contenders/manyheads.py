@@ -2,7 +2,10 @@
 
 import dataclasses
 import itertools
+import tempfile
+import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -14,6 +17,7 @@ from jaxtyping import Array
 from bench import start
 from bench.shapes import FEW, SHAPES, config
 from bench.worker import peak_bytes
+from configs import files
 from model import masks
 from model.axes import ShardingRules, make_mesh
 from model.backends import choice
@@ -22,12 +26,14 @@ from model.compute import Compute
 from model.config import ModelConfig
 from model.decoding import ready
 from model.heads import Heads
+from model.manifest import STEPS
 from model.parameter import named_arrays, with_arrays
 from model.pattern import Pattern
 from model.transformer import Transformer
 from text.reading import open_sources
 from train.batches import Batch, training_batches
 from train.calls import calls
+from train.checkpoints import Checkpoints
 from train.decoding import continue_tokens
 from train.numbers import Numbers
 from train.sampler import Sampler
@@ -83,6 +89,38 @@ class Training:
             last = count - 1
         assert values is not None
         return dict(loss=float(values["loss"][last]))
+
+
+class Saving(Training):
+    """Optimizer steps, with saves as ``train.loop`` begins them, in a folder that goes at the end.
+
+    A run of it ends when its last save is whole.
+    """
+
+    def __init__(self, shape: str, every: int):
+        """Args: name of the shape, steps between saves; 0 for none."""
+        super().__init__(shape, "float32")
+        self.every, self.taken = every, 0
+        self._folder = tempfile.TemporaryDirectory()
+        self.workdir = Path(self._folder.name)
+        self.checkpoints = Checkpoints(self.workdir, self.config, None)
+
+    def run(self, steps: int) -> dict[str, float]:
+        """Takes steps; returns the saves, the seconds that the loop was in them, and their size."""
+        saves, waited, found = 0, 0.0, {}
+        for done in range(0, steps, self.every or steps):
+            count = min(self.every or steps, steps - done)
+            found = super().run(count)
+            self.taken += count
+            if self.every:
+                began = time.perf_counter()
+                self.checkpoints.save(self.state, self.taken)
+                waited += time.perf_counter() - began
+                saves += 1
+        self.checkpoints.wait()
+        newest = self.workdir / STEPS / str(self.taken)
+        size = sum(files.sizes(newest).values()) if self.every else 0
+        return found | dict(saves=saves, waited=waited, bytes=size)
 
 
 class Attention:

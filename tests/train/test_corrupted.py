@@ -76,7 +76,7 @@ def check(run, seed, tmp_path):
 
 
 def test_no_corruption_is_believed(run, tmp_path):
-    for seed in range(30):
+    for seed in range(12):
         check(run, seed, tmp_path)
 
 

@@ -17,15 +17,13 @@ from train.step import init_state, make_optimizer, make_step
 MESHES = {
     "fsdp 8": dict(fsdp=8),
     "fsdp 2, heads 4": dict(fsdp=2, heads=4),
-    "heads 8": dict(heads=8),
     "data 2, fsdp 2, heads 2": dict(data=2, fsdp=2, heads=2),
     "fsdp 2, heads 2, context 2": dict(fsdp=2, heads=2, context=2),
 }
-SHARDS_THE_RESIDUAL = ("heads 8", "fsdp 2, heads 2, context 2")
+SHARDS_THE_RESIDUAL = ("fsdp 2, heads 4", "fsdp 2, heads 2, context 2")
 PLAIN: tuple = ()
-# Momentum and weight decay of both groups; rows in two microbatches.
+# Momentum and weight decay of both groups.
 MUON = (("optim.name", "muon"), ("optim.muon_learning_rate", 0.01))
-MICROBATCHES = (("optim.accumulate", 2),)
 SHARDED = (("mesh.residual", "sharded"),)
 STEPS = 50
 
@@ -49,13 +47,11 @@ def run(changes, mesh):
     ("changes", "mesh"),
     [
         *((PLAIN, mesh) for mesh in MESHES),
-        (MICROBATCHES, "fsdp 8"),
         (MUON, "fsdp 2, heads 4"),
         *((SHARDED, mesh) for mesh in SHARDS_THE_RESIDUAL),
     ],
     ids=[
         *MESHES,
-        "microbatches on fsdp 8",
         "muon on fsdp 2, heads 4",
         *(f"residual sharded, {mesh}" for mesh in SHARDS_THE_RESIDUAL),
     ],

@@ -1,6 +1,7 @@
 """A step saved on any mesh, by one process or two, is restored on any other."""
 
 import io
+import json
 import shutil
 
 import jax
@@ -59,15 +60,8 @@ def go(name, workdir, steps):
         assert train(config_of(name, steps), workdir, console).step == steps
 
 
-def restored(name, workdir, tmp_path):
-    """Returns the arrays of a run's state as a mesh restores them."""
-    if name == "2 processes":
-        again = tmp_path / "again"
-        words = [*flags_of(name, SAVED), f"--workdir={workdir}", f"--to={again}"]
-        module = "tests.train.processes.resaving"
-        ended = running.ended(running.start([words] * 2, module), 300)
-        assert [process.status for process in ended] == [0, 0], ended
-        name, workdir = "1", again
+def restored(name, workdir):
+    """Returns the arrays of a run's state as a mesh of this process restores them."""
     config = config_of(name, SAVED)
     shape, mesh = tiny.model_config(config), tiny.mesh(**MESHES[name])
     optimizer = make_optimizer(config, shape)
@@ -75,6 +69,13 @@ def restored(name, workdir, tmp_path):
         abstract = jax.eval_shape(lambda k: init_state(shape, optimizer, k), jax.random.key(0))
         checkpoints = Checkpoints(workdir, config, None)
         return tiny.arrays(checkpoints.restore(checkpoints.find(), abstract, mesh))
+
+
+def losses(workdir):
+    """Returns the losses of a run, of each step once."""
+    rows = read(workdir)
+    assert [row["step"] for row in rows] == [*range(1, LAST + 1)]
+    return [row["loss"] for row in rows]
 
 
 @pytest.fixture(scope="module")
@@ -87,21 +88,32 @@ def saved(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def losses(tmp_path_factory):
-    """Returns the losses of a run that was never stopped."""
+def expected(saved, tmp_path_factory):
+    """Returns the arrays of each saved step, and the losses of a run that was never stopped."""
     workdir = tmp_path_factory.mktemp("whole")
     go("1", workdir, LAST)
-    return np.array([row["loss"] for row in read(workdir)])
+    return {name: restored("1", saved[name]) for name in MESHES}, losses(workdir)
 
 
-@pytest.mark.parametrize("target", MESHES)
+@pytest.mark.parametrize("target", [name for name in MESHES if name != "2 processes"])
 @pytest.mark.parametrize("source", MESHES)
-def test_a_step_is_restored_on_another_mesh(saved, losses, source, target, tmp_path):
-    expected = restored("1", saved[source], tmp_path)
-    tiny.assert_equal(restored(target, saved[source], tmp_path), expected)
+def test_a_step_is_restored_on_another_mesh(saved, expected, source, target, tmp_path):
     workdir = shutil.copytree(saved[source], tmp_path / "on")
     go(target, workdir, LAST)
-    rows = read(workdir)
-    assert [row["step"] for row in rows] == [*range(1, LAST + 1)]
-    found = np.array([row["loss"] for row in rows])
-    np.testing.assert_allclose(found[SAVED:], losses[SAVED:], atol=1e-4, rtol=0)
+    arrays, whole = expected
+    tiny.assert_equal(restored(target, saved[source]), arrays[source])
+    np.testing.assert_allclose(losses(workdir), whole, atol=1e-4, rtol=0)
+
+
+def test_a_step_of_any_mesh_is_restored_by_two_processes(saved, expected, tmp_path):
+    """One start for all of them: each is restored, saved again as it is, and gone on with."""
+    again = {name: tmp_path / name for name in MESHES}
+    listed = [",".join(map(str, folders.values())) for folders in (saved, again)]
+    words = [*flags_of("2 processes", LAST), f"--workdir={listed[0]}", f"--to={listed[1]}"]
+    ended = running.ended(running.start([words] * 2, "tests.train.processes.resaving"), 500)
+    assert [process.status for process in ended] == [0, 0], ended
+    arrays, whole = expected
+    for name in MESHES:
+        tiny.assert_equal(restored("1", again[name]), arrays[name])
+        found = json.loads((again[name] / "losses.json").read_text())
+        np.testing.assert_allclose(found, whole[SAVED:], atol=1e-4, rtol=0)

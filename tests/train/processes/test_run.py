@@ -138,6 +138,7 @@ def test_the_step_time_of_each_host_is_recorded_and_the_slowest_named(two):
     assert "slowest host: process " in ended[0].out
 
 
+@pytest.mark.slow
 def test_a_signal_to_any_process_stops_all_at_one_step_and_the_run_goes_on(tmp_path, alone):
     both = [arguments(tmp_path, "--config.mesh.data=2", "--config.steps_per_call=1")] * 2
     processes = running.start(both)
@@ -163,7 +164,13 @@ def loss(logits, label):
 """
 
 
-@pytest.mark.parametrize(("target", "number"), [(0, signal.SIGINT), (1, signal.SIGTERM)])
+@pytest.mark.parametrize(
+    ("target", "number"),
+    [
+        pytest.param(0, signal.SIGINT, marks=pytest.mark.slow),
+        (1, signal.SIGTERM),
+    ],
+)
 def test_a_signal_before_the_first_step_ends_all_at_once(tmp_path, target, number):
     (tmp_path / "slow.py").write_text(SLOW)
     config = f"--config={running.ROOT}/configs/induction.py"
