@@ -56,11 +56,11 @@ def test_losses_agree_on_every_mesh(kind):
     assert expected[-5:].mean() < expected[0] - 0.03
     most = 1e-4
     if kind == "bfloat16":
-        # Meshes differ in their rounding, and none is to be much farther from the truth of float32
-        # than one device.
+        # Meshes differ in their rounding, and processors too: none is to be much farther from the
+        # truth of float32 than one device, whose own distance is about 0.01 of a loss of 4.
         truth = run("all", alone)[1]
-        most, expected = 2 * np.abs(expected - truth).max(), truth
-        assert most < 0.03
+        most, expected = 3 * np.abs(expected - truth).max(), truth
+        assert most < 0.04
     for sizes in MESHES:
         found, losses = run(kind, sizes)
         tiny.assert_equal(found, first)
