@@ -55,6 +55,11 @@ def as_folder(path: str) -> Folder:
     return epath.Path(path) if "://" in path else Path(path)
 
 
+def in_store(path: Folder) -> bool:
+    """Tells whether a folder is in an object store."""
+    return not isinstance(path, Path)
+
+
 def user_cache() -> Path:
     """Returns the folder of this project's caches.
 

@@ -1,9 +1,10 @@
 """Steps and models written: by a thread, whole or not at all; and deleted."""
 
 import hashlib
+import itertools
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 from jaxtyping import PyTree
@@ -16,8 +17,12 @@ from model import checksums, manifest, stored
 from model.manifest import FORMAT, MANIFEST, File, Manifest
 from model.parameter import by_name
 
+T = TypeVar("T")
+
 # Tells all processes, from a thread, what each has to say of a topic.
 Exchange = Callable[[str, Any], list[Any]]
+
+_numbers = itertools.count()  # of the saves of this process; all processes save alike
 
 _copy = jax.jit(lambda array: array.copy())
 
@@ -40,7 +45,8 @@ def save(
     """Begins to write a step or a model: when this returns, its arrays may be overwritten.
 
     Nothing may be there. All processes of a run call it. Each takes the checksums of what it
-    wrote itself, and when all have, process 0 writes the manifest.
+    wrote itself, and when all have, process 0 writes the manifest. What one of them cannot write,
+    none has.
 
     Args:
       path: of its folder.
@@ -52,10 +58,8 @@ def save(
       after: is called by process 0 when it is whole.
 
     Returns:
-      A future, done when the save is whole; it raises UserError where it could not be written.
-
-    Raises:
-      UserError: nothing can be written there.
+      A future, done when the save is whole; in all processes it raises UserError where one of
+      them could not write.
     """
     named = {item: by_name(tree) for item, tree in items.items()}
     shapes = {
@@ -64,32 +68,51 @@ def save(
     }
     if jax.default_backend() == "cpu":  # it would lend its arrays to the writer
         named = jax.tree.map(_copy, named)
-    index = jax.process_index()
+    index, number = jax.process_index(), next(_numbers)
+    written: Callable[[], Any] | None = None
+    mistake: Exception | None = None
     try:
         written = stored.write(path, named)
     except Exception as error:
-        raise _failed(path, error) from error
+        mistake = error
+
+    def together(stage: str, act: Callable[[], T]) -> list[T]:
+        """Returns what each process has made, when all have; a failure of one is everyone's."""
+        made: Any = None
+        failed, cause = "", None
+        try:
+            made = act()
+        except Exception as error:  # Orbax and tensorstore raise whatever the disk causes
+            failed, cause = _sentence(path, error), error
+        found = exchange(f"save {number} {stage}", [failed, made])
+        if failed := next((said for said, _ in found if said), ""):
+            raise UserError(failed) from cause
+        return [value for _, value in found]
+
+    def write() -> dict[str, tuple[int, str]]:
+        if written is None:
+            raise mistake or OSError("nothing was written")
+        written()
+        if index == 0:
+            for name, text in documents.items():
+                write_text(path / name, text)
+        lengths = files.sizes(path)
+        mine = checksums.hashed(path, stored.own_files(list(lengths), index))
+        return {name: (lengths[name], digest) for name, digest in mine.items()}
 
     def finish() -> Manifest:
-        try:
-            written()
-            if index == 0:
-                for name, text in documents.items():
-                    write_text(path / name, text)
-            lengths = files.sizes(path)
-            mine = checksums.hashed(path, stored.own_files(list(lengths), index))
-            found = {name: (lengths[name], digest) for name, digest in mine.items()}
-            parts = exchange(f"hashed {path}", found)
-            merged = {name: File(*about) for part in parts for name, about in part.items()}
-            whole = Manifest(FORMAT, step, merged, shapes, made or {})
+        parts = together("written", write)
+        merged = {name: File(*about) for part in parts for name, about in part.items()}
+        whole = Manifest(FORMAT, step, merged, shapes, made or {})
+
+        def publish() -> None:
             if index == 0:
                 _check_documents(documents, merged, path)
                 manifest.write(path, whole)
                 after()
-            exchange(f"whole {path}", None)
-            return whole
-        except Exception as error:  # Orbax and tensorstore raise whatever the disk causes
-            raise _failed(path, error) from error
+
+        together("whole", publish)
+        return whole
 
     return ThreadPoolExecutor(1, "save").submit(finish)
 
@@ -101,8 +124,8 @@ def _about(array: jax.Array) -> dict[str, Any]:
     return dict(shape=list(array.shape), dtype=array.dtype.name)
 
 
-def _failed(path: Folder, error: Exception) -> UserError:
-    return UserError(
+def _sentence(path: Folder, error: Exception) -> str:
+    return (
         f"{path} could not be written ({disk_reason(error)}); what was saved before is whole: free "
         "space or name another workdir, and start again."
     )

@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 from configs import resolved
 from configs.errors import UserError, disk_reason
 from configs.files import make_folder, names, read_text
-from configs.folders import Folder, as_folder
+from configs.folders import Folder, as_folder, in_store
 from configs.safe import is_safe
 from model import manifest
 from model.manifest import (
@@ -47,6 +47,7 @@ from train.retention import sweep_up, thin
 from train.skipped import Skipped
 from train.step import TrainState
 
+ATTEMPTS = 3  # saves that may fail in a row, where the next one may succeed
 MASTER = "master"  # beside the optimizer's own arrays
 
 
@@ -55,6 +56,7 @@ class Checkpoints:
 
     Attributes:
       say: shows a line, such as which step was passed over, as it does not hold what was written.
+      missed: the step that could not be saved, where another try may succeed; else None.
       skipped: batches that the run leaves out; saved with each step, and restored from it.
     """
 
@@ -81,9 +83,11 @@ class Checkpoints:
         self.processes = processes or Processes()
         self._holding = holding or Holding(workdir, self.processes)
         self.say = say
+        self.missed: int | None = None
         self.skipped = Skipped()
         self._begun = time.monotonic()  # the save before; of the run at first
         self._saving: tuple[Folder, Future[Manifest]] | None = None
+        self._failures = 0  # in a row
         self._saved: int | None = None  # the newest step that this session knows to be whole
         steps = workdir / STEPS
         self.processes.told(lambda: make_folder(steps, f"--workdir={workdir}"))
@@ -108,7 +112,7 @@ class Checkpoints:
         """Begins to save a step; waits for the save before.
 
         Raises:
-          UserError: this save, or the one before, could not be written.
+          UserError: the save before could not be written.
         """
         self.wait()
         self._begun = time.monotonic()
@@ -137,7 +141,14 @@ class Checkpoints:
         self._saving = path, save(path, items, documents, step, made, exchange, after)
 
     def wait(self) -> None:
-        """Returns when nothing is on its way and old steps are thinned."""
+        """Returns when nothing is on its way and old steps are thinned.
+
+        A step of which a store has lost a part is ``missed``, as is one that was deleted while it
+        was written: the next save makes up for it.
+
+        Raises:
+          UserError: the save could not be written, or too many in a row.
+        """
         heartbeat.busy()
         if self._saving is None:
             return
@@ -145,10 +156,16 @@ class Checkpoints:
         try:
             self._saved = pending.result().step
         except UserError as error:
-            # What was saved has gone with the folder; the state has not, and is saved again.
-            if self.processes.count > 1 or os.strerror(errno.ENOENT) not in str(error):
+            # A store may take a write whose answer is lost, and then refuse to take it again.
+            deleted = os.strerror(errno.ENOENT) in str(error)
+            self._failures += 1
+            if self._failures > ATTEMPTS or not (deleted or in_store(path)):
                 raise
-            self.say(f"{path} was deleted while it was written; the next save makes all anew")
+            self.missed = int(path.name)
+            reason = "it was deleted meanwhile" if deleted else str(error).split("; what was")[0]
+            self.say(f"step {path.name} is not saved ({reason}); the next save makes up for it")
+        else:
+            self._failures, self.missed = 0, None
 
     def _thin(self, step: int) -> None:
         """Deletes old steps, after one is whole; where that fails, it is tried again next time."""
@@ -192,7 +209,7 @@ class Checkpoints:
                 f"{found.path} is a saved model, without the state of a run; begin a new run with "
                 f"checkpoint.restore_from={found.path}."
             )
-        self._saved = found.step if found else None
+        self._saved, self.missed = (found.step if found else None), None
         return found
 
     def restore(self, saved: Saved, abstract: TrainState, mesh: Mesh) -> TrainState:

@@ -222,6 +222,9 @@ def _run(
             record.skip_time(taken)
             accident = go_on()
         checkpoints.wait()
+        while checkpoints.missed == taken:
+            save()
+            checkpoints.wait()
         if stopped and accident is not None:
             progress.say(f"stopped by a signal; run again to go on from step {taken}.")
         elif stopped:
