@@ -12,10 +12,10 @@ import pytest
 from rich.console import Console
 
 from configs.errors import UserError
-from model import manifest
+from model import manifest, stored
 from model.parameter import named_arrays, with_arrays
 from tests.train import tiny
-from train import loop
+from train import checkpoints, loop
 from train.loop import train
 from train.metrics import read
 from train.step import all_finite
@@ -150,3 +150,50 @@ def test_a_damaged_step_is_named_when_it_is_passed_over(tmp_path, capsys):
     assert "step 6 has files missing or cut off: passed over" in said
     assert "resumed from step 4" in said
     assert manifest.whole_steps(tmp_path) == [4, 6]
+
+
+def losing_saves(monkeypatch, attempts):
+    """Has the saves of so many numbers, from 1, fail in what writes arrays; returns their steps."""
+    real, tried = stored.write, []
+
+    def write(path, items):
+        tried.append(int(path.name))
+        if len(tried) in attempts:
+            raise ValueError("ALREADY_EXISTS: the answer to a write was lost")
+        return real(path, items)
+
+    monkeypatch.setattr(stored, "write", write)
+    return tried
+
+
+def test_a_save_that_a_store_has_lost_is_made_up_for(tmp_path, monkeypatch):
+    """The next save is whole, and the last one is tried again."""
+    monkeypatch.setattr(checkpoints, "in_store", lambda path: True)
+    tried = losing_saves(monkeypatch, (2, 3, 4))
+    shown = io.StringIO()
+    fields = FIELDS | {"steps": 8, "checkpoint.keep": 9}
+    outcome = train(tiny.config(fields), tmp_path, Console(file=shown, width=200))
+    assert outcome.step == 8
+    assert tried == [2, 4, 6, 8, 8]
+    assert manifest.whole_steps(tmp_path) == [2, 8]
+    said = [line for line in shown.getvalue().splitlines() if "is not saved" in line]
+    assert [line.split()[:2] for line in said] == [["step", step] for step in "468"]
+    assert "(ALREADY_EXISTS: the answer to a write was lost)); the next save makes" in said[0]
+
+
+def test_saves_that_fail_again_and_again_end_the_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoints, "in_store", lambda path: True)
+    tried = losing_saves(monkeypatch, range(2, 99))
+    with pytest.raises(
+        UserError, match="10 could not be written .* saved before is whole"
+    ):
+        train(tiny.config(FIELDS | {"steps": 40}), tmp_path, QUIET)
+    assert tried == [2, 4, 6, 8, 10]
+    assert manifest.whole_steps(tmp_path) == [2]
+
+
+def test_on_a_disk_the_first_save_that_fails_ends_the_run(tmp_path, monkeypatch):
+    tried = losing_saves(monkeypatch, (2,))
+    with pytest.raises(UserError, match="4 could not be written"):
+        train(tiny.config(FIELDS | {"steps": 40}), tmp_path, QUIET)
+    assert tried == [2, 4]
