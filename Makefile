@@ -1,7 +1,7 @@
 # Every target does its own set-up. Needed beforehand: Python >= 3.11 and make.
 #
 #   make toy      trains the toy, evaluates it, samples from it, prints its tally
-#   make test     the tests that are not slow, two at a time
+#   make test     the tests that are not slow
 #   make slow     the slow tests, which guard promises
 #   make extras   the tests that need PyTorch, transformers or the TPU's compiler; installs them
 #   make bench    this project and its peers, interleaved; installs them (PyTorch is large)
@@ -21,7 +21,8 @@ STAMP = $(VENV)/.installed
 EXTRAS = .venv-extras
 EXTRAS_STAMP = $(EXTRAS)/.installed
 TORCH ?= torch
-# A file's tests stay with one worker, where they share what they compile; the last files are short.
+# Two at a time. A file's tests stay with one worker, where they share what they compile; the last
+# files are short.
 AT_ONCE = -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 NEWEST = .venv-newest
 NEWEST_STAMP = $(NEWEST)/.installed
@@ -58,7 +59,7 @@ test: $(STAMP)
 	$(BIN)/python -m pytest $(AT_ONCE) -m "not slow and not extras"
 
 slow: $(STAMP)
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest $(AT_ONCE) -m slow
 
 # An environment of its own: these are large. TORCH='torch==2.13.0' chooses a version.
 $(EXTRAS_STAMP): requirements.lock setup.cfg pyproject.toml
@@ -71,7 +72,7 @@ $(EXTRAS_STAMP): requirements.lock setup.cfg pyproject.toml
 
 # A test that lacks its extra skips elsewhere and fails here.
 extras: $(EXTRAS_STAMP)
-	MANYHEADS_EXTRAS=required $(EXTRAS)/bin/python -m pytest -m extras
+	MANYHEADS_EXTRAS=required $(EXTRAS)/bin/python -m pytest $(AT_ONCE) -m extras
 
 bench: $(EXTRAS_STAMP)
 	$(EXTRAS)/bin/python -m bench --json=bench.json

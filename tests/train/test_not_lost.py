@@ -184,9 +184,7 @@ def test_a_save_that_a_store_has_lost_is_made_up_for(tmp_path, monkeypatch):
 def test_saves_that_fail_again_and_again_end_the_run(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoints, "in_store", lambda path: True)
     tried = losing_saves(monkeypatch, range(2, 99))
-    with pytest.raises(
-        UserError, match="10 could not be written .* saved before is whole"
-    ):
+    with pytest.raises(UserError, match="10 could not be written .* saved before is whole"):
         train(tiny.config(FIELDS | {"steps": 40}), tmp_path, QUIET)
     assert tried == [2, 4, 6, 8, 10]
     assert manifest.whole_steps(tmp_path) == [2]

@@ -89,6 +89,33 @@ ALL = (
 )
 
 
+def first_and_losses(folder, count, *words):
+    """Returns the first parameters of a run of so many processes, and the loss of each step."""
+    # A rate of nothing leaves the first parameters as they are.
+    still, trained = folder / "still", folder / "trained"
+    for workdir, more in (
+        (still, ("--config.steps=2", "--config.optim.learning_rate=0.0")),
+        (trained, ()),
+    ):
+        given = arguments(workdir, *ALL, *words, *more)
+        ended = (
+            running.ended(running.start([given] * count), 120)
+            if count > 1
+            else [running.command([*given, "--num_processes=1"])]
+        )
+        assert {process.status for process in ended} == {0}, ended
+    with jax.set_mesh(tiny.mesh()):
+        model = open_saved(still).load_model(tiny.mesh())
+    return {n: np.asarray(a) for n, a in named_arrays(model).items()}, losses(trained)
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory):
+    """Returns those of a run of one process on one device."""
+    words = ("--config.host_devices=1", "--config.mesh.fsdp=1")
+    return first_and_losses(tmp_path_factory.mktemp("one"), 1, *words)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("count", "sizes", "residual"),
@@ -100,33 +127,12 @@ ALL = (
     ],
 )
 def test_first_parameters_are_equal_to_the_bit_and_losses_to_rounding(
-    tmp_path, count, sizes, residual
+    tmp_path, one, count, sizes, residual
 ):
     mesh = [f"--config.mesh.{axis}={n}" for axis, n in zip(MESH_AXES, sizes, strict=True)]
     mesh.append(f"--config.mesh.residual={residual}")
-    found = []
-    for name, more, processes in (
-        ("one", ["--config.host_devices=1", "--config.mesh.fsdp=1"], 1),
-        ("all", mesh, count),
-    ):
-        # A rate of nothing leaves the first parameters as they are.
-        still, trained = tmp_path / f"{name}-still", tmp_path / name
-        for folder, steps in (
-            (still, ("--config.steps=2", "--config.optim.learning_rate=0.0")),
-            (trained, ()),
-        ):
-            words = arguments(folder, *ALL, *more, *steps)
-            ended = (
-                running.ended(running.start([words] * processes), 120)
-                if processes > 1
-                else [running.command([*words, "--num_processes=1"])]
-            )
-            assert {process.status for process in ended} == {0}, ended
-        with jax.set_mesh(tiny.mesh()):
-            model = open_saved(still).load_model(tiny.mesh())
-        found.append(({n: np.asarray(a) for n, a in named_arrays(model).items()}, losses(trained)))
-    (first, expected), (others, loss) = found
-    tiny.assert_equal(others, first)
+    (first, expected), (found, loss) = one, first_and_losses(tmp_path, count, *mesh)
+    tiny.assert_equal(found, first)
     np.testing.assert_allclose(list(loss.values()), list(expected.values()), rtol=0, atol=1e-4)
 
 
