@@ -119,6 +119,23 @@ def make_folder(path: Folder, field: str) -> None:
         ) from error
 
 
+def copy(source: Path, target: Folder) -> None:
+    """Copies a folder of this machine with all that is in it, over what is there.
+
+    Raises:
+      UserError: it cannot be written.
+    """
+    try:
+        for name in sizes(source):
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            (target / name).write_bytes((source / name).read_bytes())
+    except Exception as error:
+        raise UserError(
+            f"{target} cannot be written ({disk_reason(error)}); free space, or name another "
+            "folder."
+        ) from error
+
+
 def delete(path: Folder) -> None:
     """Deletes a file, or a folder with all that is in it, as far as that goes."""
     try:

@@ -81,7 +81,7 @@ def train(
     check_mesh(mesh, model_config, rows, config.length, config.mesh.residual)
     check_memory(config, model_config, mesh)
     with Holding(workdir, processes) as holding:
-        say = functools.partial(console.print, highlight=False, markup=False)
+        say = functools.partial(console.print, highlight=False, markup=False, soft_wrap=True)
         checkpoints = Checkpoints(
             workdir, config, sources.tokenizer, sources.digest, processes, holding, say
         )

@@ -11,7 +11,7 @@ from typing import Any
 from tensorboardX import SummaryWriter
 
 from configs.errors import UserError
-from configs.files import names, read_text
+from configs.files import copy, names, read_text
 from configs.folders import Folder
 from train.journal import journal
 
@@ -63,9 +63,7 @@ class Metrics:
         self._file.sync()
         if self._tensorboard and not isinstance(self._workdir, Path):
             self._board.flush()
-            for file in self._events.iterdir():
-                (self._workdir / BOARD).mkdir(parents=True, exist_ok=True)
-                (self._workdir / BOARD / file.name).write_bytes(file.read_bytes())
+            copy(self._events, self._workdir / BOARD)
 
     def close(self) -> None:
         """Ends the record."""

@@ -33,12 +33,14 @@ import json, sys
 from configs.folders import run_folder
 from model import manifest
 from model.saved import open_step
+from configs.files import sizes
 from train.metrics import read
 workdir = run_folder(sys.argv[1], "workdir")
 whole = manifest.whole_steps(workdir)
 for step in whole:
     open_step(workdir / "checkpoints" / str(step), ("model", "optimizer"))
-print(json.dumps([whole, [[row["step"], row["loss"]] for row in read(workdir) if "loss" in row]]))
+losses = [[row["step"], row["loss"]] for row in read(workdir) if "loss" in row]
+print(json.dumps([whole, losses, list(sizes(workdir / "profile"))]))
 """
 
 
@@ -61,7 +63,7 @@ def ended(process, status=0, seconds=400):
 
 
 def look(workdir, store):
-    """Returns the whole steps of a run and the loss of each step, as another process reads them."""
+    """Returns a run's whole steps, losses and traces, as another process reads them."""
     done = subprocess.run(
         [sys.executable, "-c", READ, str(workdir)],
         cwd=ROOT,
@@ -85,7 +87,7 @@ def wait_for_step(workdir, store, process, step):
     """Returns when a run in a store has saved a step."""
     until = time.monotonic() + 200
     while time.monotonic() < until and process.poll() is None:
-        steps, _ = look(workdir, store)
+        steps, *_ = look(workdir, store)
         if steps and steps[-1] >= step:
             return
         time.sleep(0.5)
@@ -112,7 +114,7 @@ def survive(scheme, seconds):
 def test_a_run_survives_a_store_that_drops_delays_and_is_gone_for_a_minute(here, extra):
     extra(*PACKAGES["gs"], *PACKAGES["s3"])
     with ThreadPoolExecutor(2) as threads:
-        for steps, losses in threads.map(lambda scheme: survive(scheme, 60), PACKAGES):
+        for steps, losses, _ in threads.map(lambda scheme: survive(scheme, 60), PACKAGES):
             assert losses == here[1]
             # A save whose answer was lost is missed, and none but whole ones count.
             assert steps[-1] == 30
@@ -130,9 +132,11 @@ def test_a_killed_run_goes_on_and_a_second_one_is_refused(extra, scheme):
         assert f"--workdir={workdir} is used by process {first.pid} on " in err
         running.kill(first)
         last = look(workdir, store)[0][-1]
-        out, _ = ended(start(workdir, store, f"--config.steps={last + 2}", *CONSTANT))
+        more = (f"--config.steps={last + 2}", f"--config.log.profile=({last + 1},{last + 1})")
+        out, _ = ended(start(workdir, store, *more, *CONSTANT))
         assert f"resumed from step {last}" in out
-        steps, losses = look(workdir, store)
+        steps, losses, traces = look(workdir, store)
+    assert any(name.endswith(".xplane.pb") for name in traces)
     assert steps[-1] == last + 2
     assert [step for step, _ in losses] == [*range(1, last + 3)]
 
