@@ -2,9 +2,10 @@
 
 import hashlib
 import itertools
+import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, TypeVar
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import jax
 from jaxtyping import PyTree
@@ -19,18 +20,39 @@ from model.parameter import by_name
 
 T = TypeVar("T")
 
-# Tells all processes, from a thread, what each has to say of a topic.
-Exchange = Callable[[str, Any], list[Any]]
+
+@runtime_checkable
+class Group(Protocol):
+    """The processes that save together, as threads of them speak to each other, by topics."""
+
+    def exchange(self, topic: str, value: Any) -> list[Any]:
+        """Returns what each says of a topic, when all have."""
+
+    def tell(self, topic: str, value: Any) -> None:
+        """Says something of a topic, and waits for nobody."""
+
+    def heard(self, topic: str) -> dict[int, Any]:
+        """Returns what has been told of a topic."""
+
+
+class Alone(Group):
+    """One process, with nobody to speak to."""
+
+    def exchange(self, topic: str, value: Any) -> list[Any]:
+        """Returns what it says itself."""
+        return [value]
+
+    def tell(self, topic: str, value: Any) -> None:
+        """Tells nobody."""
+
+    def heard(self, topic: str) -> dict[int, Any]:
+        """Hears nothing."""
+        return {}
+
 
 _numbers = itertools.count()  # of the saves of this process; all processes save alike
 
 _copy = jax.jit(lambda array: array.copy())
-
-
-def alone(topic: str, value: Any) -> list[Any]:
-    """Exchanges with nobody."""
-    del topic
-    return [value]
 
 
 def save(
@@ -39,7 +61,7 @@ def save(
     documents: dict[str, str],
     step: int | None = None,
     made: dict[str, Any] | None = None,
-    exchange: Exchange = alone,
+    group: Group | None = None,
     after: Callable[[], None] = lambda: None,
 ) -> Future[Manifest]:
     """Begins to write a step or a model: when this returns, its arrays may be overwritten.
@@ -54,7 +76,7 @@ def save(
       documents: the texts of the plain files.
       step: optimizer steps taken; None for a model.
       made: how, for the manifest.
-      exchange: with the other processes.
+      group: of all processes that save.
       after: is called by process 0 when it is whole.
 
     Returns:
@@ -68,7 +90,8 @@ def save(
     }
     if jax.default_backend() == "cpu":  # it would lend its arrays to the writer
         named = jax.tree.map(_copy, named)
-    index, number = jax.process_index(), next(_numbers)
+    index, topic = jax.process_index(), f"save {next(_numbers)}"
+    group = group or Alone()
     written: Callable[[], Any] | None = None
     mistake: Exception | None = None
     try:
@@ -78,21 +101,25 @@ def save(
 
     def together(stage: str, act: Callable[[], T]) -> list[T]:
         """Returns what each process has made, when all have; a failure of one is everyone's."""
-        made: Any = None
-        failed, cause = "", None
+        value: Any = None
+        failed = ""
+        cause: Exception | None = None
         try:
-            made = act()
+            value = act()
+        except _Elsewhere as error:
+            failed, cause = str(error), error
         except Exception as error:  # Orbax and tensorstore raise whatever the disk causes
             failed, cause = _sentence(path, error), error
-        found = exchange(f"save {number} {stage}", [failed, made])
+            group.tell(topic, failed)
+        found = group.exchange(f"{topic} {stage}", [failed, value])
         if failed := next((said for said, _ in found if said), ""):
             raise UserError(failed) from cause
-        return [value for _, value in found]
+        return [said for _, said in found]
 
     def write() -> dict[str, tuple[int, str]]:
         if written is None:
             raise mistake or OSError("nothing was written")
-        written()
+        _wait_for(written, lambda: group.heard(topic))
         if index == 0:
             for name, text in documents.items():
                 write_text(path / name, text)
@@ -115,6 +142,32 @@ def save(
         return whole
 
     return ThreadPoolExecutor(1, "save").submit(finish)
+
+
+class _Elsewhere(Exception):
+    """Another process could not write, and says so."""
+
+
+def _wait_for(written: Callable[[], Any], failures: Callable[[], dict[int, str]]) -> None:
+    """Returns when this process has written, unless another could not.
+
+    Orbax would wait for that one for many minutes, and all others with it.
+    """
+    done: Future[None] = Future()
+
+    def run() -> None:
+        try:
+            written()
+            done.set_result(None)
+        except BaseException as error:
+            done.set_exception(error)
+
+    # A daemon: the end of the process is not to wait for it.
+    threading.Thread(target=run, name="orbax", daemon=True).start()
+    while not wait([done], timeout=1.0).done:
+        if failed := failures():
+            raise _Elsewhere(next(iter(failed.values())))
+    done.result()
 
 
 def _about(array: jax.Array) -> dict[str, Any]:

@@ -137,8 +137,8 @@ class Checkpoints:
         # Orbax refuses an item without arrays, as an optimizer without a state is.
         items = {name: item for name, item in items.items() if jax.tree.leaves(item)}
         made = provenance(jax.tree.leaves(items)[0].sharding.mesh, self.config.seed)
-        after, exchange = functools.partial(self._thin, step), self.processes.exchange
-        self._saving = path, save(path, items, documents, step, made, exchange, after)
+        after = functools.partial(self._thin, step)
+        self._saving = path, save(path, items, documents, step, made, self.processes, after)
 
     def wait(self) -> None:
         """Returns when nothing is on its way and old steps are thinned.

@@ -1,0 +1,59 @@
+"""What one process of several cannot write, none waits for, and the next save makes up for it."""
+
+import subprocess
+import sys
+
+import pytest
+
+from launch.local import free_port
+from model import manifest
+from tests.train.processes import running
+
+# Training, in which process 1 cannot write arrays of one step: its files may have no length then.
+COMMAND = """
+import resource, runpy, sys
+from configs import folders
+from model import stored
+real = stored.write
+
+def write(path, items):
+    if path.name != "4" or "--process_id=0" in sys.argv:
+        return real(path, items)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+    written = real(path, items)
+
+    def end():
+        try:
+            written()
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    return end
+
+stored.write, folders.in_store = write, lambda path: True
+runpy.run_module("train", run_name="__main__", alter_sys=True)
+"""
+
+
+@pytest.mark.slow
+def test_what_one_process_cannot_write_is_waited_for_by_none(tmp_path):
+    fields = ("--config.steps=8", "--config.checkpoint.every=2", "--config.checkpoint.keep=9")
+    words = [*running.TINY, *fields, "--config.mesh.data=2", f"--workdir={tmp_path}"]
+    place = [f"--coordinator=localhost:{free_port()}", "--num_processes=2"]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", COMMAND, *words, *place, f"--process_id={index}"],
+            cwd=running.ROOT,
+            env=running.environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for index in (0, 1)
+    ]
+    ended = running.ended(processes, 120)
+    assert [process.status for process in ended] == [0, 0], ended
+    assert "step 4 is not saved" in ended[0].out
+    assert "; the next save makes up for it" in ended[0].out
+    assert manifest.whole_steps(tmp_path) == [2, 6, 8]
