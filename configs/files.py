@@ -1,6 +1,7 @@
 """Files of a run, here or in an object store: text written whole or not at all, and read."""
 
 import contextlib
+import errno
 import os
 import shutil
 from collections.abc import Iterator
@@ -86,16 +87,18 @@ def sizes(folder: Folder) -> dict[str, int]:
 
 
 def names(folder: Folder) -> list[str]:
-    """Returns the names of what is in a folder; a folder that is not there is empty.
+    """Returns the names of what is in a folder; what is no folder, or a link to itself, is empty.
 
     Raises:
       UserError: it cannot be looked at.
     """
     try:
         return [entry.name for entry in folder.iterdir()]
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
     except Exception as error:
+        if getattr(error, "errno", None) == errno.ELOOP:
+            return []
         raise UserError(
             f"{folder} cannot be looked at ({disk_reason(error)}); see that it can be reached."
         ) from error

@@ -1,5 +1,6 @@
 """Where a user's things are: folders of this machine, or of an object store."""
 
+import contextlib
 import os
 from pathlib import Path
 from typing import TypeAlias
@@ -29,9 +30,8 @@ def folder(name: str, field: str) -> Path:
         )
     try:
         path = Path(name).expanduser().absolute()
-        os.stat(path)
-    except (FileNotFoundError, NotADirectoryError):
-        pass  # which is found out, and said, by who makes it
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            os.stat(path)  # what is missing is found out, and said, by who makes it
     except (OSError, RuntimeError, ValueError) as error:
         reason = getattr(error, "strerror", None) or first_line(error).rstrip(".")
         raise UserError(f"{field}={name} cannot be used ({reason}); name another.") from error
@@ -44,6 +44,7 @@ def run_folder(name: str, field: str) -> Folder:
     Raises:
       UserError: it cannot be used.
     """
+    name = name.removeprefix("file://")
     if "://" not in name:
         return folder(name, field)
     object_stores.prepare(name, field)

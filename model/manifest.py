@@ -56,7 +56,7 @@ class Manifest:
 def write(path: Folder, manifest: Manifest) -> None:
     """Writes the manifest of a folder, which exists as a step from then on."""
     held = dataclasses.asdict(manifest)
-    held["digest"] = _digest(held)
+    held["digest"] = digest_of(held)
     write_text(path / MANIFEST, json.dumps(held, indent=1, sort_keys=True) + "\n")
 
 
@@ -70,16 +70,16 @@ def read(path: Folder) -> Manifest | None:
         return None
     try:
         held = json.loads(_text(path / MANIFEST))
-        if held["format"] > FORMAT:
+        if held["format"] == 1 and "digest" not in held:
+            sizes = {name: File(int(size), None) for name, size in held["files"].items()}
+            return Manifest(1, None, sizes, {}, dict(jax=held.get("jax")))
+        if held.pop("digest") != digest_of(held):
+            return None
+        if held["format"] != FORMAT:
             raise UserError(
                 f"{path} has format {held['format']}, newer than this code's {FORMAT}; "
                 "use the version that wrote it."
             )
-        if held["format"] == 1:
-            sizes = {name: File(int(size), None) for name, size in held["files"].items()}
-            return Manifest(1, None, sizes, {}, dict(jax=held.get("jax")))
-        if held.pop("digest") != _digest(held):
-            return None
         held["files"] = {name: File(**about) for name, about in held["files"].items()}
         return Manifest(**held)
     except (ValueError, KeyError, TypeError, AttributeError):
@@ -100,8 +100,8 @@ def _exists(path: Folder) -> bool:
     return path.name in files.names(path.parent)
 
 
-def _digest(held: dict[str, Any]) -> str:
-    """Returns the SHA-256 of all that a manifest holds."""
+def digest_of(held: dict[str, Any]) -> str:
+    """Returns the SHA-256 of what a manifest holds, or a line of JSON."""
     return hashlib.sha256(json.dumps(held, sort_keys=True).encode()).hexdigest()
 
 
@@ -135,9 +135,15 @@ def examine(path: Folder) -> Examined:
             faults.append(f"{name} is missing")
         elif there[name] != file.size:
             faults.append(f"{name} has {there[name]:,} bytes and was written with {file.size:,}")
-    if path.parent.name == STEPS and found.step is not None and path.name != str(found.step):
+    if misnamed(path, found.step):
         faults.append(f"it holds step {found.step}")
     return Examined(found, faults, size)
+
+
+def misnamed(path: Folder, step: int | None) -> bool:
+    """Tells whether a folder among the steps of a run has the number of another step."""
+    is_step = path.parent.name == STEPS and path.name.isdigit()
+    return is_step and step is not None and path.name != str(step)
 
 
 def whole(path: Folder) -> Manifest | None:
@@ -149,8 +155,13 @@ def whole(path: Folder) -> Manifest | None:
 
 
 def whole_steps(workdir: Folder) -> list[int]:
-    """Returns the whole steps of a workdir, oldest first."""
-    return [step for step in steps(workdir) if whole(workdir / STEPS / str(step))]
+    """Returns the whole steps of a workdir, oldest first; one reduced to a saved model is none."""
+
+    def is_whole(step: int) -> bool:
+        found = whole(workdir / STEPS / str(step))
+        return found is not None and STATE in found.files
+
+    return [step for step in steps(workdir) if is_whole(step)]
 
 
 def damaged_steps(workdir: Folder) -> list[int]:

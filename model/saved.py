@@ -211,7 +211,7 @@ def _read_state(path: Folder) -> tuple[int, str | None, tuple[tuple[int, int], .
         about = json.loads(read_text(path / STATE))
         step = int(about["step"])
         skipped = tuple((int(first), int(last)) for first, last in about.get("skipped", ()))
-        if path.parent.name == STEPS and path.name != str(step):
+        if manifest.misnamed(path, step):
             raise ValueError(step)
     except (KeyError, TypeError, ValueError) as error:
         raise Damaged(f"{path / STATE} is damaged; use another step.") from error

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 
 from configs import resolved
 from configs.errors import UserError, disk_reason
-from configs.files import make_folder, names, read_text
+from configs.files import make_folder, names, read_text, write_text
 from configs.folders import Folder, as_folder, in_store
 from configs.safe import is_safe
 from model import manifest
@@ -123,6 +123,8 @@ class Checkpoints:
         def make_room() -> None:
             self._holding.check()
             make_folder(path.parent, f"--workdir={self.workdir}")
+            if CONFIG not in names(self.workdir):  # it was deleted under the run
+                write_text(self.workdir / CONFIG, resolved.to_json(self.config))
             delete(path)  # cut off, or passed over when the run went on from before it
 
         self.processes.told(make_room)

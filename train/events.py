@@ -4,6 +4,7 @@ A line holds ``step`` (that the bad step would have ended), ``batch`` (its numbe
 order, from 0), ``kind``, the figures of the step, ``policy``, what was done (``action``) and the
 digest of the ``config``; of a rollback also ``to``, the step that the run went back to (0: its
 beginning), and ``skipped``, the first and the last of the batches that it leaves out since.
+``digest`` is the SHA-256 of the rest, for a line decides which batches a run takes.
 """
 
 import contextlib
@@ -17,6 +18,7 @@ from typing import Any
 from configs.errors import UserError
 from configs.files import read_text, write_text
 from configs.folders import Folder
+from model.manifest import digest_of
 from train.skipped import Skipped
 
 NAME = "events.jsonl"
@@ -35,9 +37,11 @@ def read(workdir: Folder) -> list[Event]:
     for number, line in enumerate(lines, 1):
         try:
             event = json.loads(line)
+            if event.pop("digest") != digest_of(event):
+                raise ValueError(line)
             left_out([event])
             found.append({**event, "step": int(event["step"]), "batch": int(event["batch"])})
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise UserError(
                 f"{path} is damaged in line {number}; restore it, or move it away to leave out no "
                 "more than the newest saved step does."
@@ -51,7 +55,8 @@ def write(workdir: Folder, events: Iterable[Event]) -> None:
     Raises:
       UserError: they cannot be written.
     """
-    write_text(workdir / NAME, "".join(json.dumps(event) + "\n" for event in events))
+    lines = (json.dumps(event | dict(digest=digest_of(event))) + "\n" for event in events)
+    write_text(workdir / NAME, "".join(lines))
     if not isinstance(workdir, Path):
         return
     with contextlib.suppress(OSError):  # a network disk may refuse it for a folder

@@ -32,6 +32,7 @@ class Holding:
         self.workdir, self.processes = workdir, processes
         self._lease: Lease | None = None
         self._lock: FileLock | None = None
+        self._number: int | None = None  # of the lock's file, by which it is known
 
     def __enter__(self) -> "Holding":
         """Takes the folder; makes it where it is not there.
@@ -58,8 +59,9 @@ class Holding:
         """
         if self._lease is not None and self._lease.taken:
             raise UserError(f"{_used(self.workdir, self._lease.taken)}; this run ends without it.")
-        if self._lock is not None and not (self.workdir / LOCK).exists():
-            # The folder was deleted under the run, which makes it anew with all it has.
+        if self._lock is not None and _number(self.workdir / LOCK) != self._number:
+            # The lock was deleted under the run, perhaps with the folder: it is taken anew, if no
+            # other run has done so.
             self._lock.release(force=True)
             self._lock = None
             self._take()
@@ -88,7 +90,7 @@ class Holding:
                 f"--workdir={workdir} cannot be written ({error.strerror}); name another folder, "
                 "or make this one writable."
             ) from error
-        self._lock = lock
+        self._lock, self._number = lock, _number(workdir / LOCK)
         return True
 
 
@@ -151,6 +153,14 @@ class Lease:
         write_text(self.workdir / HOLDER, json.dumps(self._about) + "\n")
 
 
+def _number(path: Folder) -> int | None:
+    """Returns the number that a disk has given to a file; None where there is none."""
+    try:
+        return os.stat(path).st_ino
+    except OSError:
+        return None
+
+
 def _about() -> dict[str, Any]:
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     return dict(host=socket.gethostname(), pid=os.getpid(), since=now, command=command())
@@ -183,6 +193,7 @@ def _is_dead(holder: dict[str, Any]) -> bool:
 def _used(workdir: Folder, holder: dict[str, Any]) -> str:
     if not holder:
         return f"--workdir={workdir} is used by another run"
-    words = " ".join(map(str, holder.get("command", [])))[:200]
+    given = holder.get("command")
+    words = " ".join(map(str, given if isinstance(given, list) else ()))[:200]
     who = f"process {holder.get('pid')} on {holder.get('host')}, since {holder.get('since')}"
     return f"--workdir={workdir} is used by {who} ({words})"

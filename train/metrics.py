@@ -10,7 +10,7 @@ from typing import Any
 
 from tensorboardX import SummaryWriter
 
-from configs.errors import UserError
+from configs.errors import UserError, disk_reason
 from configs.files import copy, names, read_text
 from configs.folders import Folder
 from train.journal import journal
@@ -66,9 +66,19 @@ class Metrics:
             copy(self._events, self._workdir / BOARD)
 
     def close(self) -> None:
-        """Ends the record."""
+        """Ends the record.
+
+        Raises:
+          UserError: what TensorBoard is to show cannot be written.
+        """
         self._file.close()
-        self._board.close()
+        try:
+            self._board.close()
+        except OSError as error:
+            raise UserError(
+                f"{self._events} cannot be written ({disk_reason(error)}); free space, or set "
+                "log.tensorboard=False."
+            ) from error
         if not isinstance(self._workdir, Path):
             self.sync()
             shutil.rmtree(self._events, ignore_errors=True)

@@ -7,7 +7,7 @@ from configs import files
 from configs.errors import UserError
 from configs.folders import Folder, run_folder
 from model import checksums, manifest
-from model.manifest import MANIFEST, STEPS, Examined
+from model.manifest import MANIFEST, STATE, STEPS, Examined
 from model.saved import Saved
 from train.opening import open_together
 from train.processes.group import Processes
@@ -81,6 +81,9 @@ def find(checkpoint: str, field: str = "--checkpoint") -> Found:
     numbers = manifest.steps(path)
     for step in numbers:
         examined = manifest.examine(folder / str(step))
+        if examined.manifest and not examined.faults and STATE not in examined.manifest.files:
+            faults = [f"{STATE} is missing, so that no run can go on from it"]
+            examined = dataclasses.replace(examined, faults=faults)
         # Without a manifest it does not exist: a save that was cut off, or is on its way.
         if examined.manifest is None and MANIFEST not in files.names(folder / str(step)):
             others[str(step)] = examined.size

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from configs.errors import UserError
-from configs.folders import folder
+from configs.folders import folder, run_folder
 
 
 def test_a_folder_need_not_exist(tmp_path, monkeypatch):
@@ -14,6 +14,18 @@ def test_a_folder_need_not_exist(tmp_path, monkeypatch):
     assert folder("~/runs", "--workdir") == folder("runs", "--workdir") == tmp_path / "runs"
     (tmp_path / "file").touch()
     assert folder("file/run", "--workdir") == Path(tmp_path / "file" / "run")
+
+
+def test_a_folder_may_be_written_as_an_address():
+    assert run_folder("file:///tmp/runs/toy", "--workdir") == Path("/tmp/runs/toy")
+
+
+def test_a_relative_name_in_a_folder_that_is_gone_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(UserError, match="--workdir=run cannot be used .*No such file"):
+        folder("run", "--workdir")
 
 
 @pytest.mark.parametrize(

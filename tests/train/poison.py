@@ -10,6 +10,7 @@ from rich.console import Console
 from configs import text
 from tests.train.own_losses import POISON
 from text.reading import open_sources
+from train import events as record
 from train.loop import train
 from train.metrics import read
 
@@ -82,14 +83,14 @@ def words(workdir, path, changes=None):
 
 def events(workdir):
     """Returns the lines of events.jsonl."""
-    return [json.loads(line) for line in (workdir / "events.jsonl").read_text().splitlines()]
+    return record.read(workdir)
 
 
 def leave_out(workdir, first, last):
     """Has a run that is yet to begin leave out a range of batches."""
     workdir.mkdir(exist_ok=True)
     event = dict(step=1, batch=last, kind="loss", action="rollback", skipped=[first, last], to=0)
-    (workdir / "events.jsonl").write_text(json.dumps(event) + "\n")
+    record.write(workdir, [event])
 
 
 def losses(workdir):

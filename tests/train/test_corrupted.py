@@ -14,6 +14,8 @@ from model.saved import open_saved
 from tests.train import tiny
 from tests.train.corrupting import KINDS, corrupt
 from train.checkpoints import Checkpoints
+from train.pruning import plan
+from train.saved_steps import find
 from train.step import init_state, make_optimizer
 
 STEPS = (5, 10, 15)
@@ -96,6 +98,52 @@ def test_a_step_under_another_s_name_is_passed_over(run, tmp_path):
     step, arrays = restored(copy, stepper)
     assert step == 10
     tiny.assert_equal(arrays, expected[10])
+
+
+def newer_format(step):
+    file = step / "manifest.json"
+    file.write_text(file.read_text().replace('"format": 2', '"format": 3'))
+
+
+def reduced(step):
+    shutil.rmtree(step / "optimizer")
+    (step / "state.json").unlink()
+
+
+def as_file(step):
+    shutil.rmtree(step)
+    step.write_text("")
+
+
+def as_loop(step):
+    shutil.rmtree(step)
+    step.symlink_to(step.name)
+
+
+@pytest.mark.parametrize("damage", [newer_format, reduced, as_file, as_loop])
+@pytest.mark.parametrize("number", [5, 15])
+def test_what_is_no_step_any_more_stands_in_no_other_s_way(run, tmp_path, damage, number):
+    workdir, stepper, expected = run
+    copy = shutil.copytree(workdir, tmp_path / "run")
+    damage(copy / "checkpoints" / str(number))
+    step, arrays = restored(copy, stepper)
+    assert step == (15 if number == 5 else 10)
+    tiny.assert_equal(arrays, expected[step])
+    found = find(str(copy))
+    assert found.whole == [n for n in STEPS if n != number]
+    verdicts = {verdict.name: verdict.goes for verdict in plan(found, keep=1)}
+    assert [name for name, goes in verdicts.items() if goes] == [
+        f"step {n}" for n in STEPS if n not in (number, step)
+    ]
+
+
+def test_a_copy_under_a_name_of_one_s_own_is_opened(run, tmp_path):
+    workdir, stepper, expected = run
+    step = workdir / "checkpoints" / "15"
+    copy = shutil.copytree(step, tmp_path / "checkpoints" / "best")
+    model = open_saved(copy).load_model(stepper.mesh)
+    found = {f"model.{n}": np.asarray(a) for n, a in named_arrays(model).items()}
+    tiny.assert_equal(found, {name: expected[15][name] for name in found})
 
 
 def test_steps_that_are_all_damaged_are_not_begun_anew(run, tmp_path):

@@ -1,10 +1,12 @@
 """The record of accidents: whole, in order, and refused where it is not."""
 
+import json
 import math
 
 import pytest
 
 from configs.errors import UserError
+from model.manifest import digest_of
 from train import events
 from train.skipped import Skipped
 
@@ -23,14 +25,30 @@ def test_events_come_back_and_say_what_is_left_out(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == [events.NAME]
 
 
+# Of right digests, as a mistake of the code would write them.
+WRONG = (dict(step=3, batch=2, skipped=5), dict(step="x", batch=2))
+
+
 @pytest.mark.parametrize(
-    "line", ["{", "[]", "{}", '{"step": 3, "batch": 2, "skipped": 5}', '{"step": "x", "batch": 2}']
+    "line",
+    [
+        *("{", "[]", "{}", '{"step": 3, "batch": 2}'),
+        *(json.dumps(one | dict(digest=digest_of(one))) for one in WRONG),
+    ],
 )
 def test_a_line_that_is_damaged_is_refused(tmp_path, line):
     events.write(tmp_path, [event(3), event(4)])
     path = tmp_path / events.NAME
     path.write_text(path.read_text() + line + "\n")
     with pytest.raises(UserError, match="events.jsonl is damaged in line 3; restore it"):
+        events.read(tmp_path)
+
+
+def test_a_changed_digit_is_noticed(tmp_path):
+    events.write(tmp_path, [event(3), event(7, skipped=[5, 6])])
+    path = tmp_path / events.NAME
+    path.write_text(path.read_text().replace("[5, 6]", "[4, 6]"))
+    with pytest.raises(UserError, match="events.jsonl is damaged in line 2; restore it"):
         events.read(tmp_path)
 
 

@@ -1,12 +1,13 @@
 """A disk that is full, read-only or gone: one sentence, and nothing saved before is lost."""
 
+import errno
 import gc
 import os
-import subprocess
 
 import jax
 import pytest
 from rich.console import Console
+from tensorboardX import SummaryWriter
 
 from configs.errors import UserError
 from model import manifest
@@ -19,24 +20,6 @@ from train.profile import Profile
 
 QUIET = Console(quiet=True)
 FIELDS = {"steps": 6, "steps_per_call": 1, "checkpoint.every": 2, "log.eval_batches": 1}
-
-
-@pytest.fixture
-def disk(tmp_path):
-    """Mounts a disk of 2 MB; yields its folder and a function that mounts it otherwise."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-
-    def mount(options):
-        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
-        return subprocess.run(command, capture_output=True, text=True, check=False)
-
-    done = mount("size=2m")
-    if done.returncode:
-        pytest.skip(f"needs the right to mount a disk ({done.stderr.strip()})")
-    yield folder, mount
-    while subprocess.run(["umount", str(folder)], capture_output=True, check=False).returncode == 0:
-        pass
 
 
 def fill(folder, leave):
@@ -128,13 +111,25 @@ def losing(monkeypatch, after, lose):
     monkeypatch.setattr(Profile, "take", taken)
 
 
-@pytest.mark.parametrize("what", ["", "metrics.jsonl", "checkpoints", ".lock"])
+@pytest.mark.parametrize("what", ["", "metrics.jsonl", "checkpoints", ".lock", "config.json"])
 def test_what_is_deleted_under_a_run_comes_back(tmp_path, monkeypatch, what):
     workdir = tmp_path / "run"
     losing(monkeypatch, 3, lambda: (workdir / what).rename(tmp_path / "lost"))
     train(tiny.config(FIELDS), workdir, QUIET)
     assert steps_that_open(workdir) == [4, 6]
     assert [row["step"] for row in read(workdir)] == [1, 2, 3, 4, 5, 6]
+    assert (workdir / "config.json").exists()
+
+
+def test_figures_for_tensorboard_that_cannot_be_written_are_a_sentence(tmp_path, monkeypatch):
+    def fail(board):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(SummaryWriter, "close", fail)
+    fields = FIELDS | {"log.tensorboard": True}
+    with pytest.raises(UserError, match="tensorboard cannot be written .*No space left"):
+        train(tiny.config(fields), tmp_path, QUIET)
+    assert steps_that_open(tmp_path) == [4, 6]
 
 
 def test_a_folder_that_cannot_be_made_again_ends_the_run(tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ from rich.console import Console
 from configs.errors import UserError
 from tests.train import tiny
 from train import holding
-from train.holding import HOLDER, Holding, Lease
+from train.holding import HOLDER, LOCK, Holding, Lease
 from train.loop import train
 from train.metrics import read
 from train.processes.group import Processes
@@ -37,6 +37,26 @@ def test_a_second_run_is_refused_and_takes_nothing_away(tmp_path):
     assert not (tmp_path / HOLDER).exists()
     train(tiny.config({"steps": 5, "log.eval_batches": 1}), tmp_path, quiet)
     assert len(read(tmp_path)) == 5
+
+
+def test_a_lock_that_was_deleted_is_taken_anew_unless_another_run_has_done_so(tmp_path):
+    with hold(tmp_path) as first:
+        (tmp_path / LOCK).unlink()
+        first.check()
+        with pytest.raises(UserError, match="is used by process"), hold(tmp_path):
+            pass
+        (tmp_path / LOCK).unlink()
+        with hold(tmp_path), pytest.raises(UserError, match="is used by process"):
+            first.check()
+
+
+@pytest.mark.parametrize("command", [None, 5, "words"])
+def test_a_holder_that_cannot_be_read_is_named_as_far_as_it_can(tmp_path, command):
+    with hold(tmp_path):
+        about = json.loads((tmp_path / HOLDER).read_text()) | dict(command=command)
+        (tmp_path / HOLDER).write_text(json.dumps(about))
+        with pytest.raises(UserError, match=f"is used by process {os.getpid()}"), hold(tmp_path):
+            pass
 
 
 def test_a_killed_run_leaves_the_folder_free(tmp_path):

@@ -1,9 +1,9 @@
 """The processes of a run: what one of them decides for all, and what all must have done well."""
 
-import atexit
 import json
 import os
 import sys
+import threading
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any, TypeVar
@@ -190,7 +190,9 @@ class Several(Processes):
         self._watch.say(FAILED, said, status)
         if self.first:  # with whom the coordinator goes, and what it has to tell
             self._watch.wait_for_others(FAILED, ENDED)
-        atexit.register(_end_without_others, status)
+        # Before threads are joined, of which Orbax' may wait for other processes for minutes; there
+        # is no public name for that moment.
+        threading._register_atexit(_end_without_others, status)  # type: ignore[attr-defined]
 
     def _key(self) -> str:
         """Returns a name that the next exchange has in all processes."""

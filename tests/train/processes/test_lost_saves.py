@@ -57,3 +57,17 @@ def test_what_one_process_cannot_write_is_waited_for_by_none(tmp_path):
     assert "step 4 is not saved" in ended[0].out
     assert "; the next save makes up for it" in ended[0].out
     assert manifest.whole_steps(tmp_path) == [2, 6, 8]
+
+
+@pytest.mark.slow
+def test_a_full_disk_ends_all_processes_with_a_sentence(disk):
+    folder, mount = disk
+    assert mount("remount,size=400k").returncode == 0
+    fields = ("--config.checkpoint.every=2", "--config.checkpoint.keep=99")
+    words = [*running.TINY, *fields, "--config.mesh.data=2", f"--workdir={folder}/run"]
+    ended = running.ended(running.start([words] * 2), 120)
+    assert [process.status for process in ended] == [2, 2], ended
+    for process in ended:
+        (said,) = (line for line in process.err.splitlines() if line)
+        assert "could not be written (No space left on device); what was saved before" in said
+    assert manifest.whole_steps(folder / "run")
