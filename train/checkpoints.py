@@ -206,11 +206,6 @@ class Checkpoints:
         )
         if found is None and paths and before is None:
             raise UserError(_none_whole(self.workdir, manifest.steps(self.workdir)))
-        if found is not None and found.step is None:
-            raise UserError(
-                f"{found.path} is a saved model, without the state of a run; begin a new run with "
-                f"checkpoint.restore_from={found.path}."
-            )
         self._saved, self.missed = (found.step if found else None), None
         return found
 
@@ -254,6 +249,13 @@ def _recent(saved: Saved, abstract: dict[str, Any], mesh: Mesh) -> dict[str, jax
 
 
 def _none_whole(workdir: Folder, steps: list[int]) -> str:
+    paths = [workdir / STEPS / str(step) for step in steps]
+    models = [p for p in paths if (held := manifest.whole(p)) and STATE not in held.files]
+    if models:
+        return (
+            f"{models[-1]} is a saved model, without the state of a run; begin a new run with "
+            f"checkpoint.restore_from={models[-1]}."
+        )
     listed = ", ".join(str(step) for step in steps)
     return (
         f"{workdir / STEPS} holds step {listed}, with files missing, cut off or changed; copy it "

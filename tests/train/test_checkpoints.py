@@ -333,8 +333,9 @@ def test_what_is_no_checkpoint_is_refused(run, tmp_path):
         with pytest.raises(UserError, match=r"config\.json"):
             open_saved(folder)
     (folder / "config.json").write_text(text)
-    manifest = json.loads((folder / "manifest.json").read_text())
-    (folder / "manifest.json").write_text(json.dumps(manifest | {"format": 99}))
+    newer = json.loads((folder / "manifest.json").read_text()) | {"format": 99}
+    newer["digest"] = manifest.digest_of({n: v for n, v in newer.items() if n != "digest"})
+    (folder / "manifest.json").write_text(json.dumps(newer))
     with pytest.raises(UserError, match="format 99, newer"):
         open_saved(folder)
 
