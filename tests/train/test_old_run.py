@@ -2,7 +2,8 @@
 
 ``run_of_format_N.zip`` holds a run of six steps up to its save at step 3, and the losses of all
 six. Format 1 was written before products, attention and the optimizer took their present form, and
-before there were checksums; format 2 has an average of the parameters and looks for spikes.
+before there were checksums; format 2 has an average of the parameters and looks for spikes, and is there
+as the oldest Orbax wrote it that can be used, and as the one of ``requirements.lock``.
 """
 
 import json
@@ -21,16 +22,16 @@ from tests.train import tiny
 from train.loop import train
 from train.metrics import read
 
-FORMATS = (1, 2)
+RUNS = {"1": 1, "2": 2, "2_orbax_0.12.3": 2}  # the format of each
 
 
-@pytest.fixture(params=FORMATS)
+@pytest.fixture(params=RUNS)
 def old(request, tmp_path):
     """Returns the folder of the run, and the loss of each of its steps."""
     name = f"run_of_format_{request.param}.zip"
     with zipfile.ZipFile(Path(__file__).with_name(name)) as file:
         file.extractall(tmp_path)
-    assert manifest.read(tmp_path / "run" / "checkpoints" / "3").format == request.param
+    assert manifest.read(tmp_path / "run" / "checkpoints" / "3").format == RUNS[request.param]
     return tmp_path / "run", json.loads((tmp_path / "losses.json").read_text())
 
 
@@ -54,4 +55,4 @@ def test_it_opens_as_a_model(old):
 def test_the_kept_run_of_this_format_is_whole(old):
     step = open_step(old[0] / "checkpoints" / "3", (MODEL, OPTIMIZER, EMA))
     assert step.holds(EMA) == (step.manifest.format == 2)
-    assert max(FORMATS) == manifest.FORMAT, "keep a run of the new format too"
+    assert max(RUNS.values()) == manifest.FORMAT, "keep a run of the new format too"
