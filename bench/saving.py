@@ -22,7 +22,7 @@ from configs.figures import define_json, write_json
 def _define_flags() -> None:
     flags.DEFINE_string("shape", "small", f"One of {', '.join(SHAPES)}.")
     flags.DEFINE_list("every", ["500", "100"], "Steps between saves; the default's, and closer.")
-    flags.DEFINE_integer("steps", 1000, "Steps of a round.", lower_bound=1)
+    flags.DEFINE_integer("steps", 500, "Steps of a round.", lower_bound=1)
     flags.DEFINE_integer("rounds", 5, "Rounds; each contender runs in each.", lower_bound=1)
     define_json()
 

@@ -2,8 +2,8 @@
 
 ``run_of_format_N.zip`` holds a run of six steps up to its save at step 3, and the losses of all
 six. Format 1 was written before products, attention and the optimizer took their present form, and
-before there were checksums; format 2 has an average of the parameters and looks for spikes, and is there
-as the oldest Orbax wrote it that can be used, and as the one of ``requirements.lock``.
+before there were checksums; format 2 has an average of the parameters and looks for spikes, and is
+there as the oldest Orbax that can be used wrote it, and as the one of ``requirements.lock``.
 """
 
 import json
