@@ -168,7 +168,8 @@ def candidates(checkpoint: str | os.PathLike[str], field: str = "--checkpoint") 
         raise UserError(f"{field}={checkpoint} is no folder; name a run, a step or a model.")
     if manifest.whole(path):
         return [path]
-    steps = manifest.whole_steps(path)
+    # One that was reduced to a saved model opens too.
+    steps = [n for n in manifest.steps(path) if manifest.whole(path / STEPS / str(n))]
     if not steps:
         raise UserError(
             f"{field}={checkpoint} is neither a run with a finished save, nor a step, "
