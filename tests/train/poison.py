@@ -86,11 +86,11 @@ def events(workdir):
     return record.read(workdir)
 
 
-def leave_out(workdir, first, last):
-    """Has a run that is yet to begin leave out a range of batches."""
+def leave_out(workdir, *ranges):
+    """Has a run that is yet to begin leave out ranges of batches, each by its first and last."""
     workdir.mkdir(exist_ok=True)
-    event = dict(step=1, batch=last, kind="loss", action="rollback", skipped=[first, last], to=0)
-    record.write(workdir, [event])
+    common = dict(step=1, kind="loss", action="rollback", to=0)
+    record.write(workdir, [common | dict(batch=last, skipped=[at, last]) for at, last in ranges])
 
 
 def losses(workdir):

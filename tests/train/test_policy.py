@@ -61,7 +61,7 @@ def skipped(one, tmp_path_factory):
 def test_skip_is_as_if_the_batch_were_not_there(one, skipped, tmp_path):
     workdir, said = skipped
     assert "the loss of step 7 is not finite: batch 6 is passed over" in said
-    poison.leave_out(tmp_path, 6, 6)
+    poison.leave_out(tmp_path, (6, 6))
     poison.run(tmp_path, one, SKIP | {"steps": 8})
     expected = poison.losses(tmp_path)
     found = poison.losses(workdir)
@@ -92,7 +92,7 @@ def test_a_run_set_back_before_a_skipped_step_meets_it_again(one, skipped, tmp_p
 def told(one, tmp_path_factory):
     """A run that was told from the start to leave out what the next one comes to leave out."""
     workdir = tmp_path_factory.mktemp("told")
-    poison.leave_out(workdir, 5, 7)
+    poison.leave_out(workdir, (5, 7))
     assert "back to" not in poison.run(workdir, one, ROLLBACK | AFTER)[1]
     return workdir
 
@@ -208,11 +208,7 @@ def test_accidents_in_the_first_steps_and_after_rollbacks_until_they_are_too_man
     found = [(e["step"], e["batch"], e["to"], e["skipped"]) for e in poison.events(workdir)]
     assert found == [(2, 1, 0, [1, 1]), (3, 3, 0, [3, 3]), (3, 4, 0, [4, 4])]
     told = tmp_path / "told"
-    poison.leave_out(told, 1, 1)
-    for batch in (3, 4):
-        line = json.dumps(dict(step=1, batch=batch, action="rollback", skipped=[batch, batch]))
-        with open(told / "events.jsonl", "a") as file:
-            file.write(line + "\n")
+    poison.leave_out(told, (1, 1), (3, 3), (4, 4))
     poison.run(told, path, changes)
     for other in (few, workdir):
         assert poison.losses(other) == poison.losses(told)
