@@ -33,10 +33,12 @@ def main() -> None:
     if values.shape not in SHAPES:
         hint = nearest(values.shape, SHAPES)
         raise UserError(f"--shape={values.shape} is no shape{hint}; choose of {', '.join(SHAPES)}.")
-    try:
-        everies = [int(every) for every in values.every]
-    except ValueError as error:
-        raise UserError(f"--every={','.join(values.every)} must be whole numbers.") from error
+    everies = sorted({int(every) for every in values.every if every.isdecimal()})
+    if len(everies) != len(values.every) or any(n < 1 or values.steps % n for n in everies):
+        raise UserError(
+            f"--every={','.join(values.every)} must be different whole numbers that divide "
+            f"--steps={values.steps}."
+        )
     contenders = {
         every: Contender("manyheads:Saving", shape=values.shape, every=every)
         for every in [0, *everies]

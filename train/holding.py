@@ -32,7 +32,7 @@ class Holding:
         self.workdir, self.processes = workdir, processes
         self._lease: Lease | None = None
         self._lock: FileLock | None = None
-        self._number: int | None = None  # of the lock's file, by which it is known
+        self._inode: int | None = None  # of the lock's file
 
     def __enter__(self) -> "Holding":
         """Takes the folder; makes it where it is not there.
@@ -59,7 +59,7 @@ class Holding:
         """
         if self._lease is not None and self._lease.taken:
             raise UserError(f"{_used(self.workdir, self._lease.taken)}; this run ends without it.")
-        if self._lock is not None and _number(self.workdir / LOCK) != self._number:
+        if self._lock is not None and _inode(self.workdir / LOCK) != self._inode:
             # The lock was deleted under the run, perhaps with the folder: it is taken anew, if no
             # other run has done so.
             self._lock.release(force=True)
@@ -90,7 +90,7 @@ class Holding:
                 f"--workdir={workdir} cannot be written ({error.strerror}); name another folder, "
                 "or make this one writable."
             ) from error
-        self._lock, self._number = lock, _number(workdir / LOCK)
+        self._lock, self._inode = lock, _inode(workdir / LOCK)
         return True
 
 
@@ -153,8 +153,8 @@ class Lease:
         write_text(self.workdir / HOLDER, json.dumps(self._about) + "\n")
 
 
-def _number(path: Folder) -> int | None:
-    """Returns the number that a disk has given to a file; None where there is none."""
+def _inode(path: Folder) -> int | None:
+    """Returns the inode of a file, by which one that was made anew is known; None without one."""
     try:
         return os.stat(path).st_ino
     except OSError:

@@ -12,7 +12,7 @@ from tensorboardX import SummaryWriter
 
 from configs.errors import UserError, disk_reason
 from configs.files import copy, names, read_text
-from configs.folders import Folder
+from configs.folders import Folder, in_store
 from train.journal import journal
 
 NAME = "metrics.jsonl"
@@ -61,7 +61,7 @@ class Metrics:
     def sync(self) -> None:
         """Returns when the rows are stored."""
         self._file.sync()
-        if self._tensorboard and not isinstance(self._workdir, Path):
+        if self._tensorboard and in_store(self._workdir):
             self._board.flush()
             copy(self._events, self._workdir / BOARD)
 
@@ -79,7 +79,7 @@ class Metrics:
                 f"{self._events} cannot be written ({disk_reason(error)}); free space, or set "
                 "log.tensorboard=False."
             ) from error
-        if not isinstance(self._workdir, Path):
+        if in_store(self._workdir):
             self.sync()
             shutil.rmtree(self._events, ignore_errors=True)
 
