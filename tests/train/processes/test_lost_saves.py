@@ -12,8 +12,8 @@ from tests.train.processes import running
 # Training, in which process 1 cannot write arrays of one step: its files may have no length then.
 COMMAND = """
 import resource, runpy, sys
-from configs import folders
 from model import stored
+from train import checkpoints
 real = stored.write
 
 def write(path, items):
@@ -31,7 +31,7 @@ def write(path, items):
 
     return end
 
-stored.write, folders.in_store = write, lambda path: True
+stored.write, checkpoints.in_store = write, lambda path: True
 runpy.run_module("train", run_name="__main__", alter_sys=True)
 """
 
