@@ -41,8 +41,24 @@ def near(found, expected, dtype):
         np.testing.assert_allclose(own, whole, rtol=0, atol=rounding * (1 + np.abs(whole).max()))
 
 
-def test_a_models_gradients(both_ways):
+def turned_products() -> bool:
+    """Tells whether XLA's CPU can transpose a product of 16 bits: that of jaxlib 0.12.0 cannot.
+
+    Accelerators' way asks for it; a CPU's own does not.
+    """
+    x, w = jnp.ones((14, 128), jnp.bfloat16), jnp.ones((12, 14), jnp.bfloat16)
+    product = jax.jit(lambda w, x: jnp.matmul(w, x, preferred_element_type="float32").T)
+    try:
+        jax.block_until_ready(product(w, x))
+    except jax.errors.JaxRuntimeError:
+        return False
+    return True
+
+
+def test_a_models_gradients(both_ways, request):
     """Of heads that share keys; the device chooses the attention backend too."""
+    if request.node.callspec.params["both_ways"] == "bfloat16" and not turned_products():
+        pytest.skip("XLA's CPU cannot compute these gradients in accelerators' way")
     kinds = []
 
     def gradients(dtype):
