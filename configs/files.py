@@ -4,7 +4,7 @@ import contextlib
 import errno
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import fsspec
@@ -101,6 +101,33 @@ def names(folder: Folder) -> list[str]:
             return []
         raise UserError(
             f"{folder} cannot be looked at ({disk_reason(error)}); see that it can be reached."
+        ) from error
+
+
+def is_file(path: Folder) -> bool:
+    """Tells whether there is such a file.
+
+    Raises:
+      UserError: it cannot be looked at.
+    """
+    return _is(path, path.is_file)
+
+
+def is_folder(path: Folder) -> bool:
+    """Tells whether there is such a folder.
+
+    Raises:
+      UserError: it cannot be looked at.
+    """
+    return _is(path, path.is_dir)
+
+
+def _is(path: Folder, kind: Callable[[], bool]) -> bool:
+    try:
+        return kind()
+    except Exception as error:
+        raise UserError(
+            f"{path} cannot be looked at ({disk_reason(error)}); see that it can be reached."
         ) from error
 
 

@@ -11,15 +11,18 @@ import io
 import logging
 import os
 import re
+import sys
 import time
 from typing import Any
 
 import fsspec
 
-from configs.errors import UserError
+from configs.console import tell
+from configs.errors import UserError, first_line
 
 PATIENCE = 600.0  # seconds
 _LONGEST_PAUSE = 15.0  # seconds between two tries
+_SAID_EVERY = 60.0  # seconds
 _PACKAGES = {"gs": "gcsfs", "s3": "s3fs"}  # the file system of each scheme
 
 
@@ -74,7 +77,13 @@ def _patient_s3() -> None:
             return status in (408, 429) or status >= 500
         return isinstance(error, ConnectionError | HTTPClientError | OSError | TimeoutError)
 
-    s3fs.core.set_custom_error_handler(passing)
+    def repeated(error: BaseException) -> bool:
+        if passing(error):
+            _say_that_it_repeats("s3", error)
+            return True
+        return False
+
+    s3fs.core.set_custom_error_handler(repeated)
     # Its pauses grow by 1.7 from 0.1 s and stay at 15 s.
     s3fs.S3FileSystem.retries = 10 + int(PATIENCE / 15.0)
 
@@ -96,6 +105,7 @@ def _patient_gs() -> None:
                 except Exception as error:
                     if not is_retriable(error) or time.monotonic() > until:
                         raise
+                    _say_that_it_repeats("gs", error)
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE)
 
@@ -106,6 +116,21 @@ def _patient_gs() -> None:
     logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
     for name in ("gs", "gcs"):
         fsspec.register_implementation(name, Patient, clobber=True)
+
+
+_said: dict[str, float] = {}  # when, by scheme
+
+
+def _say_that_it_repeats(scheme: str, error: BaseException) -> None:
+    """Says, now and then, that requests are repeated: a person may see a mistake by it."""
+    now = time.monotonic()
+    if now - _said.get(scheme, -_SAID_EVERY) >= _SAID_EVERY:
+        _said[scheme] = now
+        tell(
+            f"a request to {scheme}:// failed ({first_line(error)}); such are repeated for "
+            f"{PATIENCE / 60:g} minutes",
+            sys.stderr,
+        )
 
 
 class _Whole(io.BytesIO):

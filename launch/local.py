@@ -29,7 +29,6 @@ from absl import flags
 
 from configs import command
 from configs.console import tell
-from configs.errors import UserError
 from configs.folders import Folder, run_folder
 from launch.supervision import MISTAKE, Ending, Restarts, supervise
 from launch.watchdog import Watchdog
@@ -214,7 +213,7 @@ class Group:
 
 def _define_flags() -> None:
     command.define_config()
-    flags.DEFINE_integer("processes", None, "How many processes to start.", 1)
+    flags.DEFINE_integer("processes", 1, "How many processes to start.", 1)
     flags.DEFINE_string("workdir", None, "The run's folder; made if it is not there.")
     flags.DEFINE_integer(
         "restarts",
@@ -240,8 +239,6 @@ def _define_flags() -> None:
 def main() -> None:
     """Runs ``--processes`` processes of a run; exits with the status of the first that fails."""
     given = flags.FLAGS
-    if given.processes is None:
-        raise UserError("--processes is missing; say how many, such as --processes=2.")
     command.config()
     workdir = run_folder(given.workdir, "--workdir") if given.workdir else None
     stall = _minutes(given.stall, given.restarts)
@@ -270,7 +267,7 @@ def _of_train(words: list[str]) -> list[str]:
     """Returns the flags without those of this command alone, in either of absl's two forms."""
     kept, skip = [], False
     for word in words:
-        name = word.lstrip("-").partition("=")[0]
+        name = word.lstrip("-").partition("=")[0] if word.startswith("-") else ""
         if skip or name in _OWN:
             skip = not skip and "=" not in word
         else:

@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 from configs import files
@@ -66,7 +67,7 @@ def read(path: Folder) -> Manifest | None:
     Raises:
       UserError: it is of a newer format, or cannot be reached.
     """
-    if not _exists(path / MANIFEST):
+    if not is_written(path):
         return None
     try:
         held = json.loads(_text(path / MANIFEST))
@@ -82,7 +83,7 @@ def read(path: Folder) -> Manifest | None:
             )
         held["files"] = {name: File(**about) for name, about in held["files"].items()}
         return Manifest(**held)
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
 
 
@@ -91,13 +92,15 @@ def _text(path: Folder) -> str:
         return read_text(path)
     except UserError as error:
         # A disk that cannot read it has lost it; a store that does not answer has not.
-        if isinstance(error.__cause__, UnicodeDecodeError | OSError):
+        lost = OSError if isinstance(path, Path) else FileNotFoundError
+        if isinstance(error.__cause__, UnicodeDecodeError | lost):
             return ""
         raise
 
 
-def _exists(path: Folder) -> bool:
-    return path.name in files.names(path.parent)
+def is_written(path: Folder) -> bool:
+    """Tells whether a folder has a manifest, whole or damaged: without one it is no step."""
+    return MANIFEST in files.names(path)
 
 
 def digest_of(held: dict[str, Any]) -> str:
@@ -148,7 +151,7 @@ def misnamed(path: Folder, step: int | None) -> bool:
 
 def whole(path: Folder) -> Manifest | None:
     """Returns the manifest of a folder whose files are all there with their sizes, else None."""
-    if not _exists(path / MANIFEST):
+    if not is_written(path):
         return None
     found = examine(path)
     return None if found.faults else found.manifest
@@ -166,7 +169,7 @@ def whole_steps(workdir: Folder) -> list[int]:
 
 def damaged_steps(workdir: Folder) -> list[int]:
     """Returns the steps of a workdir that were whole once, by their manifest, and are not now."""
-    once = {step for step in steps(workdir) if _exists(workdir / STEPS / str(step) / MANIFEST)}
+    once = {step for step in steps(workdir) if is_written(workdir / STEPS / str(step))}
     return sorted(once.difference(whole_steps(workdir)))
 
 

@@ -24,7 +24,7 @@ _PLAIN = re.compile(r"[\w./~@+=,: -]+", re.ASCII)
 def written_as(path: Folder) -> Folder:
     """Returns a path of the same folder that Orbax takes as it is written.
 
-    For a name with other characters it goes through a symbolic link in the user's own part of the
+    For a name with other characters it goes through a symbolic link in the user's own part of a
     temporary folder, which the path itself names, so that it is the same in all processes.
 
     Raises:
@@ -39,7 +39,10 @@ def written_as(path: Folder) -> Folder:
     parent, rest = path, Path()
     if _PLAIN.fullmatch(path.name):
         parent, rest = path.parent, Path(path.name)
-    links = Path(tempfile.gettempdir()) / f"manyheads-{os.getuid()}"
+    # TMPDIR may have such a name too.
+    places = (tempfile.gettempdir(), "/tmp", "/var/tmp")
+    place = next(place for place in places if _PLAIN.fullmatch(place))
+    links = Path(place) / f"manyheads-{os.getuid()}"
     link = links / hashlib.sha256(os.fsencode(parent)).hexdigest()[:32]
     try:
         links.mkdir(mode=0o700, exist_ok=True)

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from configs import resolved
 from configs.errors import UserError, first_line
-from configs.files import read_text
+from configs.files import is_folder, read_text
 from configs.folders import Folder, run_folder
 from model import checksums, manifest, stored
 from model.config import ModelConfig
@@ -164,7 +164,7 @@ def candidates(checkpoint: str | os.PathLike[str], field: str = "--checkpoint") 
       UserError: there is no such folder, or nothing whole in it.
     """
     path = run_folder(os.fspath(checkpoint), field)
-    if not path.is_dir():
+    if not is_folder(path):
         raise UserError(f"{field}={checkpoint} is no folder; name a run, a step or a model.")
     if manifest.whole(path):
         return [path]

@@ -135,6 +135,7 @@ def save(
         def publish() -> None:
             if index == 0:
                 _check_documents(documents, merged, path)
+                stored.check_joined(items, merged)
                 manifest.write(path, whole)
                 after()
 

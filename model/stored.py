@@ -9,7 +9,7 @@ import logging
 import re
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Container, Iterable
 from typing import Any
 
 import jax
@@ -40,6 +40,21 @@ def write(path: Folder, items: dict[str, dict[str, jax.Array]]) -> Callable[[], 
         answer = ocp.save_checkpointables_async(written_as(path), items)
 
     return answer.result
+
+
+def check_joined(items: Iterable[str], names: Container[str]) -> None:
+    """Checks that what the processes have written of each item was joined, without which none is.
+
+    Args:
+      items: that were written.
+      names: of the files of the step.
+
+    Raises:
+      OSError: of one it was not, of which Orbax only warns.
+    """
+    for item in items:
+        if f"{item}/manifest.ocdbt" not in names:
+            raise OSError(f"the arrays of {item} were not joined")
 
 
 def own_files(names: list[str], index: int) -> list[str]:

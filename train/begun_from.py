@@ -82,7 +82,7 @@ def start_from(
             dataclasses.replace(shape, param_dtype="float32"),
         )
     lines = report(found, errors, shape, model.config)
-    return with_arrays(model, arrays), [f"{what} from {fields.restore_from}", *lines]
+    return with_arrays(model, arrays), [f"{what} from {source.path}", *lines]
 
 
 def _network(source: Saved) -> Transformer:

@@ -36,7 +36,7 @@ from model.parameter import named_arrays, with_arrays
 from model.saved import Damaged, Saved, open_step
 from model.saving import delete, save
 from text.tokenizers import Tokenizer
-from train import heartbeat
+from train import heartbeat, run_file
 from train.calls import due
 from train.holding import Holding
 from train.metrics import read
@@ -73,9 +73,6 @@ class Checkpoints:
         """Args: the run's folder, its config, its tokenizer, the digest of its text, who runs it.
 
         ``holding`` makes sure that no other run has the folder.
-
-        Raises:
-          UserError: the folder cannot be made.
         """
         self.workdir = workdir
         self.config = config
@@ -89,8 +86,6 @@ class Checkpoints:
         self._saving: tuple[Folder, Future[Manifest]] | None = None
         self._failures = 0  # in a row
         self._saved: int | None = None  # the newest step that this session knows to be whole
-        steps = workdir / STEPS
-        self.processes.told(lambda: make_folder(steps, f"--workdir={workdir}"))
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -120,14 +115,15 @@ class Checkpoints:
             return
         path = self.workdir / STEPS / str(step)
 
-        def make_room() -> None:
+        def make_room() -> Any:
             self._holding.check()
             make_folder(path.parent, f"--workdir={self.workdir}")
             if CONFIG not in names(self.workdir):  # it was deleted under the run
                 write_text(self.workdir / CONFIG, resolved.to_json(self.config))
             delete(path)  # cut off, or passed over when the run went on from before it
+            return run_file.read(self.workdir).get("begun_from")
 
-        self.processes.told(make_room)
+        begun_from = self.processes.told(make_room)
         about: dict[str, Any] = dict(step=step, corpus=self.corpus)
         if self.skipped.ranges:
             about["skipped"] = self.skipped.ranges
@@ -139,6 +135,7 @@ class Checkpoints:
         # Orbax refuses an item without arrays, as an optimizer without a state is.
         items = {name: item for name, item in items.items() if jax.tree.leaves(item)}
         made = provenance(jax.tree.leaves(items)[0].sharding.mesh, self.config.seed)
+        made |= dict(begun_from=begun_from) if begun_from else {}
         after = functools.partial(self._thin, step)
         self._saving = path, save(path, items, documents, step, made, self.processes, after)
 
@@ -173,6 +170,7 @@ class Checkpoints:
         """Deletes old steps, after one is whole; where that fails, it is tried again next time."""
         try:
             thin(self.workdir, self.config.checkpoint, step)
+            run_file.write(self.workdir, saved=step)
         except (OSError, UserError) as error:
             steps = self.workdir / STEPS
             self.say(f"old steps of {steps} could not be deleted ({disk_reason(error)})")
@@ -184,11 +182,13 @@ class Checkpoints:
           before: looks only at steps before this one, of which none need be whole.
 
         Raises:
-          UserError: there are steps, and none is whole any more.
+          UserError: there are steps, or were, and none is whole any more; their folder cannot be
+            made.
         """
 
         def decide() -> list[str]:
             if self.processes.first:
+                make_folder(self.workdir / STEPS, f"--workdir={self.workdir}")
                 sweep_up(self.workdir)
             damaged = manifest.damaged_steps(self.workdir)
             for step in damaged:
@@ -198,6 +198,12 @@ class Checkpoints:
                 whole = [step for step in whole if step < before]
             elif damaged and not whole:
                 raise UserError(_none_whole(self.workdir, damaged))
+            elif not whole and (saved := run_file.read(self.workdir).get("saved")):
+                raise UserError(
+                    f"{self.workdir / STEPS} holds no saved step any more, and step {saved} was "
+                    "there; copy it again from where it came, name another workdir, or delete "
+                    f"{self.workdir / run_file.NAME} to begin anew."
+                )
             return [str(self.workdir / STEPS / str(step)) for step in reversed(whole)]
 
         paths = [as_folder(path) for path in self.processes.told(decide)]

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.errors import UserError
-from configs.files import read_text, write_text
+from configs.files import is_file, read_text, write_text
 from configs.folders import Folder
 from model.manifest import digest_of
 from train.skipped import Skipped
@@ -33,7 +33,7 @@ def read(workdir: Folder) -> list[Event]:
       UserError: a line is damaged, so that it is not known which batches the run leaves out.
     """
     path, found = workdir / NAME, []
-    lines = read_text(path).splitlines() if path.is_file() else []
+    lines = read_text(path).splitlines() if is_file(path) else []
     for number, line in enumerate(lines, 1):
         try:
             event = json.loads(line)

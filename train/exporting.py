@@ -15,7 +15,7 @@ from configs.errors import UserError, disk_reason
 from configs.folders import Folder, run_folder
 from model import tensor_file
 from model.axes import MESH_AXES, make_mesh
-from model.manifest import CONFIG, MODEL, TOKENIZER
+from model.manifest import CONFIG, EMA, MODEL, TOKENIZER
 from model.parameter import Declaration, declarations
 from model.saved import Saved
 from model.saving import save
@@ -79,7 +79,7 @@ def export_tensors(saved: Saved, to: Folder, item: str, dtype: str | None = None
     with _appearing(to) as folder:
         folder.mkdir()
         tensor_file.write(folder / TENSORS, tensors, _arrays(saved, item, parts), metadata)
-        for name, text in _documents(saved).items():
+        for name, text in _documents(saved, item, dtype).items():
             files.write_text(folder / name, text)
     return _exported(to, saved, tensors)
 
@@ -145,13 +145,19 @@ def export_model(saved: Saved, to: Folder, item: str, dtype: str | None = None) 
     exported |= {name: now[name] for name in ("time", "command", "code")}
     made = saved.manifest.made | dict(exported=exported)
     with _appearing(to) as folder:
-        save(folder, {MODEL: arrays}, _documents(saved), made=made).result()
+        save(folder, {MODEL: arrays}, _documents(saved, item, dtype), made=made).result()
     tensors = [Tensor(n, a.shape, a.dtype.name) for n, a in arrays.items()]
     return _exported(to, saved, tensors)
 
 
-def _documents(saved: Saved) -> dict[str, str]:
-    found = {CONFIG: resolved.to_json(saved.config)}
+def _documents(saved: Saved, item: str, dtype: str | None) -> dict[str, str]:
+    """Returns its plain files; the config says the dtype that its parameters have now."""
+    config = saved.config.copy_and_resolve_references()
+    if item == EMA:  # which is kept in float32
+        config.model.param_dtype = "float32"
+    if dtype is not None:
+        config.model.param_dtype = dtype
+    found = {CONFIG: resolved.to_json(config)}
     if saved.tokenizer is not None:
         found[TOKENIZER] = saved.tokenizer.to_json()
     return found

@@ -1,5 +1,6 @@
 """One run at a time in a folder: a lock on this machine's disks, a lease in an object store."""
 
+import contextlib
 import datetime
 import json
 import os
@@ -69,7 +70,8 @@ class Holding:
     def _take(self) -> None:
         make_folder(self.workdir, f"--workdir={self.workdir}")
         if isinstance(self.workdir, Path) and self._locked(self.workdir):
-            write_text(self.workdir / HOLDER, json.dumps(_about()) + "\n")
+            with contextlib.suppress(UserError):  # a full disk: the lock alone holds it
+                write_text(self.workdir / HOLDER, json.dumps(_about()) + "\n")
         else:
             self._lease = Lease(self.workdir)
             self._lease.begin()
@@ -163,7 +165,20 @@ def _inode(path: Folder) -> int | None:
 
 def _about() -> dict[str, Any]:
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    return dict(host=socket.gethostname(), pid=os.getpid(), since=now, command=command())
+    about = dict(host=socket.gethostname(), pid=os.getpid(), since=now, command=command())
+    return about | _kernel()
+
+
+def _kernel() -> dict[str, str]:
+    """Returns what tells this system, since its start, and its space of process ids from others.
+
+    Containers may have one host name; where there is no /proc, the name is all.
+    """
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return dict(boot=boot, pid_space=os.readlink("/proc/self/ns/pid"))
+    except OSError:
+        return {}
 
 
 def _holder(workdir: Folder) -> dict[str, Any]:
@@ -179,7 +194,10 @@ def _holder(workdir: Folder) -> dict[str, Any]:
 
 def _is_dead(holder: dict[str, Any]) -> bool:
     """Tells whether a holder was a process of this machine that has ended."""
-    if holder.get("host") != socket.gethostname() or not isinstance(holder.get("pid"), int):
+    here = dict(host=socket.gethostname(), **_kernel())
+    if any(holder.get(name) != value for name, value in here.items()):
+        return False
+    if not isinstance(holder.get("pid"), int):
         return False
     try:
         os.kill(holder["pid"], 0)

@@ -2,11 +2,11 @@
 
 import os
 import time
+from io import FileIO
 from pathlib import Path
-from typing import IO
 
 from configs.errors import UserError
-from configs.files import write_text
+from configs.files import is_file, write_text
 from configs.folders import Folder
 
 PUT_EVERY = 60.0  # seconds; an object cannot be appended to, and is written anew
@@ -24,8 +24,9 @@ class Appended:
         self._path = path
         self._file = self._open()
 
-    def _open(self) -> IO[str]:
-        return open(self._path, "a+", encoding="utf-8")
+    def _open(self) -> FileIO:
+        # Unbuffered: what a full disk has not taken is not tried again when it is closed.
+        return FileIO(self._path, "a+")
 
     def append(self, line: str) -> None:
         """Appends a line.
@@ -34,8 +35,9 @@ class Appended:
           UserError: it cannot be written.
         """
         try:
-            self._file.write(line)
-            self._file.flush()
+            left = memoryview(line.encode())
+            while left:
+                left = left[self._file.write(left) :]
         except OSError as error:
             raise _unwritable(self._path, error) from error
 
@@ -61,7 +63,7 @@ class Appended:
     def _write_again(self) -> None:
         self._file.seek(0)  # what is deleted can be read as long as it is open
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(self._path, self._file.read())
+        write_text(self._path, self._file.read().decode(errors="replace"))
         again = self._open()
         self._file.close()
         self._file = again
@@ -115,7 +117,7 @@ def journal(path: Folder, text: str) -> Appended | Put:
       OSError: it cannot be opened.
       UserError: it cannot be written.
     """
-    if text or path.is_file():
+    if text or is_file(path):
         write_text(path, text)
     return Appended(path) if isinstance(path, Path) else Put(path, text)
 

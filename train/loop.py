@@ -104,7 +104,7 @@ def _run(
     optimizer = make_optimizer(config, model_config)
     policy = Policy(config, workdir, checkpoints, processes)
     say = checkpoints.say
-    begins = Start(config, model_config, optimizer, mesh, say)
+    begins = Start(config, model_config, optimizer, mesh, workdir, say)
     state = begins.at(before, checkpoints, sources.tokenizer, processes)
     start = int(state.step)
     if before is not None:

@@ -11,7 +11,7 @@ from typing import Any
 from tensorboardX import SummaryWriter
 
 from configs.errors import UserError, disk_reason
-from configs.files import copy, names, read_text
+from configs.files import copy, is_file, names, read_text
 from configs.folders import Folder, in_store
 from train.journal import journal
 
@@ -109,7 +109,7 @@ def read(workdir: Folder) -> list[dict[str, Any]]:
         return []
     path = workdir / NAME
     if isinstance(path, Path):
-        text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+        text = path.read_text(encoding="utf-8", errors="replace") if is_file(path) else ""
     else:
         text = read_text(path)
     rows: dict[int, dict[str, Any]] = {}

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from configs import files
 from configs.errors import UserError
 from configs.folders import Folder
-from model.manifest import STEPS
+from model.manifest import STEPS, is_written
 from model.saving import delete
 from train.holding import Holding
 from train.processes.group import Processes
@@ -57,8 +57,8 @@ def plan(found: Found, keep: int, keep_every: int = 0, damaged: bool = False) ->
         )
     verdicts.reverse()
     for name, size in found.others.items():
-        if re.fullmatch(r"[0-9]+(\.orbax-checkpoint-tmp.*)?", name):
-            path = found.path / STEPS / name
+        path = found.path / STEPS / name
+        if re.fullmatch(r"[0-9]+(\.orbax-checkpoint-tmp.*)?", name) and not is_written(path):
             verdicts.append(Verdict(path, name, "a save that was cut off", size, damaged))
     return verdicts
 

@@ -27,12 +27,14 @@ from rich.table import Table
 from configs import checkpoint_flags, command, resolved
 from configs.errors import UserError
 from configs.figures import define_json, write_json
-from configs.files import read_text
+from configs.files import names, read_text
 from configs.folders import Folder, run_folder
+from configs.safe import is_safe
 from model.axes import check_mesh, make_mesh, split_host
 from model.compiled import keep_compiled
 from model.config import ModelConfig
 from model.manifest import CONFIG
+from model.saved import Saved
 from text.reading import Sources, open_sources
 from train import loss
 from train.checkpoints import check_corpus, newest
@@ -40,7 +42,7 @@ from train.events import plain
 from train.processes import joining
 from train.processes.alike import check_alike, of_flags
 from train.processes.group import Processes
-from train.replayed import COMPARED, Plan, Replay, plan, replay, same_bits
+from train.replayed import COMPARED, Plan, Replay, begin, plan, replay, same_bits
 from train.skipped import Skipped
 
 SHOWN = 20  # parameters; --json has all
@@ -92,35 +94,55 @@ def _replay(processes: Processes) -> None:
     rows = config.batch_size // config.optim.accumulate
     check_mesh(mesh, model_config, rows, config.length, config.mesh.residual)
     console = Console(highlight=False, soft_wrap=True, quiet=not processes.first)
-    console.print(_beginning(planned, workdir), markup=False)
+    saved = begin(planned, workdir, processes, lambda said: console.print(said, markup=False))
+    console.print(_beginning(planned, workdir, saved), markup=False)
     if changed:
         console.print("the run's config is not the one of that event any more")
     with jax.set_mesh(mesh):
-        found = replay(config, model_config, sources, mesh, workdir, planned, processes, console)
+        found = replay(
+            config, model_config, sources, mesh, workdir, planned, saved, processes, console
+        )
     if not processes.first:
         return
-    report = _report(config, sources, planned, found)
+    report = _report(config, sources, planned, saved, found)
     _show(console, planned, found, report)
     if given.json:
         write_json(given.json, dict(workdir=str(workdir), **report))
 
 
 def _config(workdir: Folder) -> str:
-    path = workdir / CONFIG
-    if not path.is_file():
-        raise UserError(f"--workdir={workdir} holds no run; name a run's folder.")
-    return read_text(path)
+    """Returns the run's config, as it was last started.
+
+    That of the newest saved step is verified, and stands for one that is deleted; it may be older,
+    and then differs in fields alone that a run may change.
+    """
+    path, before = workdir / CONFIG, newest(workdir)
+    if CONFIG not in names(workdir):
+        if before is None:
+            raise UserError(f"--workdir={workdir} holds no run; name a run's folder.")
+        return resolved.to_json(before.config)
+    text = read_text(path)
+    if before is not None:
+        changes = resolved.difference(before.config, resolved.from_json(text, str(path)))
+        if unsafe := [name for name in changes if not is_safe(name)]:
+            raise UserError(
+                f"{path} is not the config of {before.path}, in {', '.join(unsafe)}; copy that "
+                "one's here."
+            )
+    return text
 
 
-def _beginning(planned: Plan, workdir: Folder) -> str:
+def _beginning(planned: Plan, workdir: Folder, saved: Saved | None) -> str:
     """Says what is replayed, and from where."""
-    origin = f"step {planned.start}"
-    if not planned.start:
+    origin = f"step {saved.step}" if saved else ""
+    if not origin:
         origin = "the run's beginning, as no step before it is kept: all steps are taken again"
     return f"step {planned.step} of {workdir}, with batch {planned.batch}, from {origin}"
 
 
-def _report(config: ConfigDict, sources: Sources, planned: Plan, found: Replay) -> dict[str, Any]:
+def _report(
+    config: ConfigDict, sources: Sources, planned: Plan, saved: Saved | None, found: Replay
+) -> dict[str, Any]:
     """Returns all that is known, as JSON has it."""
     numbers = planned.batch * config.batch_size + np.arange(config.batch_size)
     made = sources.train.training(numbers)
@@ -134,12 +156,12 @@ def _report(config: ConfigDict, sources: Sources, planned: Plan, found: Replay) 
     return dict(
         step=planned.step,
         batch=planned.batch,
-        start=planned.start,
+        start=saved.step if saved else 0,
         kind=found.kind,
         **{name: plain(value) for name, value in found.figures.items()},
         recorded=recorded,
         same=same_bits(recorded, found.figures) if recorded else None,
-        steps_before=dict(compared=len(planned.before), differ=found.differ),
+        steps_before=dict(compared=found.compared, differ=found.differ),
         parameters=[
             {**dataclasses.asdict(one), "norm": plain(one.norm)} for one in found.parameters
         ],

@@ -1,6 +1,8 @@
 """A step of a run taken once more, as the run took it; nothing is written."""
 
+import contextlib
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -17,7 +19,7 @@ from model import manifest
 from model.axes import ShardingRules
 from model.config import ModelConfig
 from model.manifest import STEPS
-from model.saved import open_step
+from model.saved import Damaged, Saved, open_step
 from text.reading import Sources
 from train import events
 from train.batches import training_batches
@@ -27,7 +29,7 @@ from train.events import Event
 from train.examine import ParameterGradient, examine
 from train.metrics import read
 from train.numbers import Numbers
-from train.opening import ITEMS, open_together
+from train.opening import ITEMS, first_whole
 from train.policy import accidents_of
 from train.processes.group import Processes
 from train.progress import RunProgress
@@ -44,10 +46,10 @@ class Plan:
 
     step: int  # the one that is replayed
     skipped: Skipped  # batches that no step took then
-    start: int  # the saved step to begin from; 0: the run's beginning
+    starts: list[int]  # saved steps to begin from, the newest first; none: the run's beginning
     recorded: dict[str, Any]  # figures of the step; empty where there are none
     event: Event | None  # whether the step is on record as an accident
-    before: list[dict[str, Any]]  # the rows on record of steps from the start to it
+    before: list[dict[str, Any]]  # the rows on record of steps that led to it
 
     @property
     def batch(self) -> int:
@@ -63,6 +65,7 @@ class Replay:
     figures: dict[str, float]  # loss, grad_norm, learning_rate
     parameters: list[ParameterGradient]
     nats: Float[np.ndarray, "B T"]  # loss of each token
+    compared: int  # steps before it that are on record
     differ: list[int]  # steps before it whose figures are not those on record
 
 
@@ -78,15 +81,15 @@ def plan(workdir: Folder, step: int, batch: int | None) -> Plan:
       UserError: the step never took that batch.
     """
     happened = events.read(workdir)
-    whole = manifest.whole_steps(workdir)
-
-    def saved(number: int) -> Skipped:
-        """Returns what a saved step says of the batches that were left out before it."""
-        return Skipped.of(open_step(workdir / STEPS / str(number), ()).skipped)
+    saved: dict[int, Skipped] = {}  # by step, oldest first: the batches left out before it
+    for number in manifest.whole_steps(workdir):
+        with contextlib.suppress(Damaged):
+            found = open_step(workdir / STEPS / str(number), ())
+            saved[number] = Skipped.of(found.skipped)
 
     now = events.left_out(happened)
-    if whole:
-        now |= saved(whole[-1])
+    if saved:
+        now |= saved[max(saved)]
 
     known: list[tuple[Skipped, Event]] = []
     before = Skipped()
@@ -105,15 +108,33 @@ def plan(workdir: Folder, step: int, batch: int | None) -> Plan:
             f"step {step} of {workdir} never took --batch={batch}; it took "
             f"{', '.join(map(str, took))}."
         )
-    skipped, found = fitting[-1]
+    skipped, chosen = fitting[-1]
 
-    # The newest whose batches are those that led to this step.
-    led = (n for n in reversed(whole) if n < step and saved(n).batch(n - 1) == skipped.batch(n - 1))
-    start = next(led, 0)
+    # Those whose batches are those that led to this step.
+    starts = [
+        number
+        for number, then in reversed(saved.items())
+        if number < step and then.batch(number - 1) == skipped.batch(number - 1)
+    ]
     rows = {row["step"]: row for row in read(workdir) if "loss" in row and row["step"] <= step}
     same = {n: row for n, row in rows.items() if now.batch(n - 1) == skipped.batch(n - 1)}
-    earlier = [row for n, row in same.items() if start < n < step]
-    return Plan(step, skipped, start, found or same.get(step, {}), found, earlier)
+    earlier = [row for n, row in same.items() if n < step]
+    return Plan(step, skipped, starts, chosen or same.get(step, {}), chosen, earlier)
+
+
+def begin(
+    planned: Plan, workdir: Folder, processes: Processes, say: Callable[[str], None]
+) -> Saved | None:
+    """Opens the newest step to begin from that holds what was written; None: the beginning.
+
+    Args:
+      planned: how the run came to the step.
+      workdir: its folder.
+      processes: that open it.
+      say: is told of each step that is passed over.
+    """
+    paths = [workdir / STEPS / str(number) for number in planned.starts]
+    return first_whole(paths, ITEMS, processes, lambda said: say(f"{said}: passed over"))
 
 
 def replay(
@@ -123,6 +144,7 @@ def replay(
     mesh: Mesh,
     workdir: Folder,
     planned: Plan,
+    saved: Saved | None,
     processes: Processes,
     console: Console,
 ) -> Replay:
@@ -135,14 +157,14 @@ def replay(
       mesh: the run's for the same bits; another gives them to rounding.
       workdir: its folder, which stays as it is.
       planned: what to do.
+      saved: the step to begin from; see ``begin``.
       processes: that do it.
       console: for progress.
     """
     optimizer = make_optimizer(config, model_config)
-    begins, start = Start(config, model_config, optimizer, mesh), planned.start
+    begins = Start(config, model_config, optimizer, mesh, workdir, writes=False)
+    start = int(saved.step or 0) if saved else 0
     checkpoints = Checkpoints(workdir, config, sources.tokenizer, sources.digest, processes)
-    path = workdir / STEPS / str(start)
-    saved = open_together(str(path), processes, ITEMS) if start else None
     state = begins.at(saved, checkpoints, sources.tokenizer, processes)
     step, numbers = make_step(config, optimizer), Numbers.of(config)
     cut = [*calls(start, planned.step - 1, config.steps_per_call), range(planned.step)[-1:]]
@@ -153,7 +175,7 @@ def replay(
         planned.skipped,
     )
     progress = RunProgress(planned.step, start, console)
-    rows = {row["step"]: row for row in planned.before}
+    rows = {row["step"]: row for row in planned.before if row["step"] > start}
     differ: list[int] = []
     for call, batch in batches:
         if call.stop == planned.step:
@@ -169,7 +191,7 @@ def replay(
     progress.close()
     found = accidents_of(range(planned.step)[-1:], values, planned.skipped)
     figures = {name: float(values[name][-1]) for name in METRICS}
-    return Replay(found[0].kind if found else "", figures, parameters, nats, differ)
+    return Replay(found[0].kind if found else "", figures, parameters, nats, len(rows), differ)
 
 
 def same_bits(recorded: dict[str, Any], found: dict[str, float]) -> bool:

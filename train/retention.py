@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 from configs import files
 from configs.folders import Folder
 from model import manifest
-from model.manifest import MANIFEST, STEPS
+from model.manifest import STEPS, is_written
 from model.saving import delete
 
 
@@ -35,15 +35,14 @@ def kept(whole: list[int], keep: int, keep_every: int) -> set[int]:
 def sweep_up(workdir: Folder) -> None:
     """Deletes what a save or a deletion that was cut off left behind.
 
-    A folder without a manifest before the oldest whole step will not be written again, nor will
-    what Orbax began under another name and did not end. A damaged step stays: some of it may serve.
+    Nothing is on its way then. A folder without a manifest is no step; one after the newest whole
+    step may be what is left of a newer one, and stays until there is one after it, as does what
+    Orbax began under another name. A damaged step stays: some of it may serve.
     """
     whole = manifest.whole_steps(workdir)
     for name in files.names(workdir / STEPS):
-        found = re.fullmatch(r"([0-9]+)(\.orbax-checkpoint-tmp.*)?", name)
-        if not found or not whole:
+        found = re.fullmatch(r"(0|[1-9][0-9]*)(\.orbax-checkpoint-tmp.*)?", name)
+        if not found or not whole or int(found[1]) > whole[-1]:
             continue
-        step, begun = int(found[1]), found[2]
-        never_written = step <= whole[-1] if begun else step < whole[0]
-        if never_written and MANIFEST not in files.names(workdir / STEPS / name):
+        if not is_written(workdir / STEPS / name):
             delete(workdir / STEPS / name)

@@ -7,7 +7,7 @@ from configs import files
 from configs.errors import UserError
 from configs.folders import Folder, run_folder
 from model import checksums, manifest
-from model.manifest import MANIFEST, STATE, STEPS, Examined
+from model.manifest import MANIFEST, STATE, STEPS, Examined, is_written
 from model.saved import Saved
 from train.opening import open_together
 from train.processes.group import Processes
@@ -66,7 +66,7 @@ def find(checkpoint: str, field: str = "--checkpoint") -> Found:
       UserError: there is none, it is of a newer format, or cannot be reached.
     """
     path = run_folder(checkpoint, field)
-    there = set(files.names(path)) if path.is_dir() else None
+    there = set(files.names(path)) if files.is_folder(path) else None
     if there is None:
         raise UserError(f"{field}={checkpoint} is no folder; name a run, a step or a model.")
     if STEPS not in there:
@@ -85,7 +85,7 @@ def find(checkpoint: str, field: str = "--checkpoint") -> Found:
             faults = [f"{STATE} is missing, so that no run can go on from it"]
             examined = dataclasses.replace(examined, faults=faults)
         # Without a manifest it does not exist: a save that was cut off, or is on its way.
-        if examined.manifest is None and MANIFEST not in files.names(folder / str(step)):
+        if examined.manifest is None and not is_written(folder / str(step)):
             others[str(step)] = examined.size
         else:
             saved.append(SavedStep(folder / str(step), step, examined))

@@ -8,17 +8,17 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from configs.folders import Folder
 from model.axes import ShardingRules
 from model.config import ModelConfig
-from model.manifest import EMA, MODEL
 from model.saved import Saved
 from text.tokenizers import Tokenizer
 from train.accidents import window
 from train.begun_from import once, start_from
 from train.checkpoints import Checkpoints
-from train.opening import open_together
 from train.optimizer import Optimizer
 from train.processes.group import Processes
+from train.source import open_source
 from train.step import TrainState, init_state, state_of
 
 
@@ -30,7 +30,9 @@ class Start:
     model_config: ModelConfig
     optimizer: Optimizer
     mesh: Mesh
+    workdir: Folder
     say: Callable[[str], None] = print  # shows a line
+    writes: bool = True  # whether the run's folder may be written
 
     def first(self, tokenizer: Tokenizer | None, processes: Processes) -> TrainState:
         """Returns the state before the first step, with the parameters of the seed or those given.
@@ -42,12 +44,10 @@ class Start:
         Raises:
           UserError: ``checkpoint.restore_from`` does not serve.
         """
-        source = self.config.checkpoint.restore_from
-        if not source:
+        if not self.config.checkpoint.restore_from:
             key = jax.random.key(self.config.seed)
             return jax.jit(self._fresh(), compiler_options=once())(key)
-        items = (EMA if self.config.checkpoint.restore_ema else MODEL,)
-        given = open_together(source, processes, items, "checkpoint.restore_from", self.say)
+        given = open_source(self.workdir, self.config, processes, self.say, self.writes)
         abstract = self._abstract().model
         model, lines = start_from(given, self.config, abstract, tokenizer, self.mesh)
         for line in lines:

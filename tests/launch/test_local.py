@@ -88,9 +88,9 @@ def test_a_mistake_is_one_sentence_of_each_process():
     (ended,) = running.ended([command("--processes=2", "--config=configs/toy.py")], 60)
     assert ended.status == 2
     assert "error: --workdir is missing" in ended.err
-    (ended,) = running.ended([command("--config=configs/toy.py")], 60)
+    (ended,) = running.ended([command("--config=configs/toy.py")], 60)  # one, where none is named
     assert (ended.status, ended.err.count("\n")) == (2, 1)
-    assert "--processes is missing" in ended.err
+    assert "error: --workdir is missing" in ended.err
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from tests.train.test_resume import contents
 from text.reading import open_sources
 from train import replay as command
 from train.processes.group import Processes
-from train.replayed import plan, replay
+from train.replayed import begin, plan, replay
 
 QUIET = Console(quiet=True)
 FIELDS = {
@@ -45,15 +45,16 @@ def replayed(workdir, step, batch=None):
     sources = open_sources(config)
     shape = ModelConfig.from_config(config.model, sources.vocab_size, config.length)
     planned, mesh = plan(workdir, step, batch), tiny.mesh()
+    saved = begin(planned, workdir, Processes(), print)
     with jax.set_mesh(mesh):
-        found = replay(config, shape, sources, mesh, workdir, planned, Processes(), QUIET)
-    return planned, found, command._report(config, sources, planned, found)
+        found = replay(config, shape, sources, mesh, workdir, planned, saved, Processes(), QUIET)
+    return planned, found, command._report(config, sources, planned, saved, found)
 
 
 def test_an_accident_is_the_same_to_the_bit_and_its_row_is_named(run):
     before = contents(run)
     planned, found, report = replayed(run, 7)
-    assert (planned.batch, planned.start, found.kind) == (6, 5, "loss")
+    assert (planned.batch, report["start"], found.kind) == (6, 5, "loss")
     assert report["same"] is True
     assert (report["loss"], report["grad_norm"]) == ("nan", "nan")
     assert report["steps_before"] == dict(compared=0, differ=[])
@@ -67,7 +68,7 @@ def test_an_accident_is_the_same_to_the_bit_and_its_row_is_named(run):
 
 def test_the_figures_of_a_step_add_up_to_those_on_record(run):
     planned, found, report = replayed(run, 8)
-    assert (planned.batch, planned.start, found.kind) == (10, 5, "")
+    assert (planned.batch, report["start"], found.kind) == (10, 5, "")
     loss, norm = poison.losses(run)[8]
     assert (found.figures["loss"], found.figures["grad_norm"]) == (loss, norm)
     assert report["same"] is True
@@ -97,10 +98,10 @@ def test_what_is_not_as_on_record_is_said(run, tmp_path):
 
 def test_which_batch_a_step_took(run, tmp_path):
     assert [plan(run, step, None).batch for step in (5, 6, 7, 8)] == [4, 8, 6, 10]
-    assert plan(run, 6, 5).start == plan(run, 7, 9).start == 5
+    assert plan(run, 6, 5).starts == plan(run, 7, 9).starts == [5]
     assert plan(run, 7, 9).event is None
     assert plan(run, 7, 6).event["kind"] == "loss"
-    assert plan(run, 5, None).start == 0  # what is kept comes after it
+    assert plan(run, 5, None).starts == []  # what is kept comes after it
     with pytest.raises(UserError, match="step 7 of .* never took --batch=3; it took 6, 9"):
         plan(run, 7, 3)
 
