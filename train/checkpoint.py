@@ -137,7 +137,7 @@ def show_list(
         _add(
             table,
             "a saved model" if row["step"] is None else row["step"],
-            f"damaged: {counted(row['faults'])}" if row["faults"] else "whole",
+            f"damaged: {counted(row['faults'])}" if row["faults"] else row["state"],
             written(row["bytes"]),
             (row["time"] or "").replace("T", " ").replace("+00:00", " UTC"),
             listing.revision(row["code"], row["changed"]),
@@ -237,7 +237,7 @@ def verify(console: Console, found: Found) -> dict[str, Any]:
         if damage:
             line = f"damaged: {counted(damage)}"
         elif step.has_checksums:
-            line = f"whole, {written(size)} verified in {seconds:.2g} s"
+            line = f"{listing.state(step)}, {written(size)} verified in {seconds:.2g} s"
         else:
             line = f"whole by sizes alone, {written(size)}; format 1 has no checksums"
         console.print(f"{step.name}: {line}")
@@ -252,7 +252,7 @@ def verify(console: Console, found: Found) -> dict[str, Any]:
             )
         )
     for name in found.others:
-        console.print(f"{name}: not looked at; it has no manifest")
+        console.print(f"{name}: not looked at; it is no step")
     whole = not any(row["damage"] for row in rows)
     return dict(checkpoint=str(found.path), whole=whole, steps=rows, others=list(found.others))
 
@@ -270,7 +270,7 @@ def prune(
     def say(verdict: pruning.Verdict) -> None:
         goes = "would be deleted" if dry_run else "deleted"
         fate = f"{goes}, {written(verdict.size)}" if verdict.goes else "stays"
-        why = f" ({verdict.damage})" if verdict.damage else ""
+        why = f" ({verdict.why})" if verdict.why else ""
         console.print(f"{verdict.name}: {fate}{why}")
 
     verdicts = pruning.prune(checkpoint, keep, keep_every, damaged, dry_run, say)

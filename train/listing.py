@@ -47,11 +47,13 @@ def rows(found: Found, keep: Keep | None) -> list[dict[str, Any]]:
 def _row(step: SavedStep, stay: set[int] | None) -> dict[str, Any]:
     held = step.found.manifest or Manifest(0, None, {}, {}, {})
     code = held.made.get("code") or {}
-    is_known = stay is not None and step.number is not None and not step.found.faults
+    goes_on = not step.is_model and not step.found.faults
+    is_known = stay is not None and step.number is not None and goes_on
     return dict(
         path=str(step.path),
         step=held.step if step.number is None else step.number,
         format=held.format or None,
+        state="damaged" if step.found.faults else state(step),
         faults=step.found.faults,
         bytes=step.found.size,
         time=held.made.get("time"),
@@ -61,6 +63,11 @@ def _row(step: SavedStep, stay: set[int] | None) -> dict[str, Any]:
         processes=held.made.get("processes"),
         kept=step.number in stay if is_known and stay is not None else None,
     )
+
+
+def state(step: SavedStep) -> str:
+    """Returns what a step is that has no fault."""
+    return "whole, a saved model" if step.is_model else "whole"
 
 
 def revision(code: str | None, changed: bool | None) -> str:

@@ -24,7 +24,7 @@ class Verdict:
 
     path: Folder
     name: str  # as "step 4"
-    damage: str  # "" where it is whole
+    why: str  # what is wrong with it or special; "" where it is whole
     size: int  # bytes
     goes: bool
 
@@ -43,6 +43,9 @@ def plan(found: Found, keep: int, keep_every: int = 0, damaged: bool = False) ->
     """
     verdicts, newest = [], 0
     for step in reversed(found.saved):
+        if step.is_model:  # somebody made it so
+            verdicts.append(Verdict(step.path, step.name, "a saved model", step.found.size, False))
+            continue
         for_good = keep_every > 0 and (step.number or 0) % keep_every == 0
         is_new = newest < keep
         damage = step.damage() if is_new or for_good else step.found.faults
@@ -50,16 +53,16 @@ def plan(found: Found, keep: int, keep_every: int = 0, damaged: bool = False) ->
         goes = damaged if damage else not (is_new or for_good)
         why = counted(damage) if damage else ""
         verdicts.append(Verdict(step.path, step.name, why, step.found.size, goes))
-    if damaged and verdicts and not newest:
-        raise UserError(
-            f"{found.path / STEPS} holds no step that is whole, so its damaged ones stay; copy one "
-            "again from where it came, or delete the folder yourself."
-        )
     verdicts.reverse()
     for name, size in found.others.items():
         path = found.path / STEPS / name
         if re.fullmatch(r"[0-9]+(\.orbax-checkpoint-tmp.*)?", name) and not is_written(path):
             verdicts.append(Verdict(path, name, "a save that was cut off", size, damaged))
+    if damaged and any(verdict.goes for verdict in verdicts) and not newest:
+        raise UserError(
+            f"{found.path / STEPS} holds no step that is whole, so its damaged ones stay; copy one "
+            "again from where it came, or delete the folder yourself."
+        )
     return verdicts
 
 

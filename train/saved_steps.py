@@ -38,6 +38,12 @@ class SavedStep:
         return [f"{name} does not hold what was written" for name in bad]
 
     @property
+    def is_model(self) -> bool:
+        """Tells whether a step of a run was reduced to a saved model, which no run goes on from."""
+        held = self.found.manifest
+        return self.number is not None and held is not None and STATE not in held.files
+
+    @property
     def has_checksums(self) -> bool:
         """Tells whether what its files hold can be told."""
         held = self.found.manifest
@@ -55,8 +61,9 @@ class Found:
 
     @property
     def whole(self) -> list[int]:
-        """The steps whose sizes are right, oldest first."""
-        return [s.number for s in self.saved if s.number is not None and not s.found.faults]
+        """The steps that a run can go on from whose sizes are right, oldest first."""
+        steps = (s for s in self.saved if not s.is_model and not s.found.faults)
+        return [step.number for step in steps if step.number is not None]
 
 
 def find(checkpoint: str, field: str = "--checkpoint") -> Found:
@@ -81,9 +88,6 @@ def find(checkpoint: str, field: str = "--checkpoint") -> Found:
     numbers = manifest.steps(path)
     for step in numbers:
         examined = manifest.examine(folder / str(step))
-        if examined.manifest and not examined.faults and STATE not in examined.manifest.files:
-            faults = [f"{STATE} is missing, so that no run can go on from it"]
-            examined = dataclasses.replace(examined, faults=faults)
         # Without a manifest it does not exist: a save that was cut off, or is on its way.
         if examined.manifest is None and not is_written(folder / str(step)):
             others[str(step)] = examined.size

@@ -149,6 +149,8 @@ def test_the_flags_of_training_are_passed_on():
     assert local._of_train(words) == ["--config=a.py", "--config.steps=3", "--workdir"]
     own = ["--restarts=3", "-stall", "5", "--backoff=1", "--backoff_max", "60", "--config.seed=1"]
     assert local._of_train(own) == ["--config.seed=1"]
+    named = ["--workdir", "stall", "--config", "processes"]
+    assert local._of_train(named) == named
 
 
 def test_hangs_are_looked_for_where_there_are_restarts():

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import shutil
+import tempfile
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ import pytest
 
 from configs import resolved
 from configs.errors import UserError
-from model import manifest
+from model import manifest, stored
 from model.parameter import named_arrays
 from model.saved import open_saved
 from tests.train import own_updates, tiny
@@ -244,7 +245,47 @@ def test_steps_of_which_none_is_whole_any_more_are_not_begun_anew(run, tmp_path)
 def test_a_first_save_that_was_cut_off_is_no_step(run, tmp_path):
     save(run, tmp_path, [1])
     (tmp_path / "checkpoints" / "1" / "manifest.json").unlink()
+    (tmp_path / "run.json").unlink()  # written after it
     assert restore(run, tmp_path) is None
+
+
+@pytest.mark.parametrize("lost", ["checkpoints/*/manifest.json", "checkpoints/*", "checkpoints"])
+def test_a_run_whose_steps_are_all_lost_is_not_begun_anew(run, tmp_path, lost):
+    save(run, tmp_path, [1, 2])
+    for path in tmp_path.glob(lost):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    left = sorted(tmp_path.rglob("*"))
+    with pytest.raises(UserError, match="holds no saved step any more, and step 2 was there"):
+        restore(run, tmp_path)
+    assert set(left) <= set(tmp_path.rglob("*"))
+    (tmp_path / "run.json").unlink()
+    assert restore(run, tmp_path) is None
+
+
+def test_what_kills_left_behind_goes_though_older_steps_stay_for_good(run, tmp_path):
+    save(run, tmp_path, [10, 20], keep_every=10)
+    for name in ("15", "17.orbax-checkpoint-tmp", "25"):
+        (tmp_path / "checkpoints" / name / "model").mkdir(parents=True)
+    restore(run, tmp_path)
+    assert {f.name for f in (tmp_path / "checkpoints").iterdir()} == {"10", "20", "25"}
+    save(run, tmp_path, [30], keep_every=10)
+    assert {f.name for f in (tmp_path / "checkpoints").iterdir()} == {"10", "20", "30"}
+
+
+def test_a_name_that_Orbax_cannot_write_is_saved_wherever_temporary_files_go(
+    run, tmp_path, monkeypatch
+):
+    odd = tmp_path / "t[1]"
+    odd.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(odd))
+    workdir = tmp_path / "x[1]"
+    save(run, workdir, [1])
+    tiny.assert_equal(tiny.arrays(restore(run, workdir)), tiny.arrays(marked(run[2], 1)))
+    # Without a way around the name, Orbax joins nothing, and only warns of it.
+    monkeypatch.setattr(stored, "written_as", lambda path: path)
+    with pytest.raises(UserError, match=r"could not be written \(the arrays of .* not joined\)"):
+        save(run, workdir, [2])
+    assert manifest.whole_steps(workdir) == [1]
 
 
 def test_without_its_config_json_a_run_is_known_by_its_newest_step(run, tmp_path):
@@ -270,7 +311,7 @@ def test_a_workdir_that_cannot_be_made_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     config = tiny.config()
     with pytest.raises(UserError, match=r"--workdir=.*file.* cannot be made"):
-        Checkpoints(tmp_path / "file" / "run", config, None)
+        Checkpoints(tmp_path / "file" / "run", config, None).find()
 
 
 @pytest.mark.parametrize(

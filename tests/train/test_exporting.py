@@ -104,6 +104,7 @@ def test_the_average_is_exported_rounded_to_another_dtype(run, tmp_path, console
     with safe_open(tmp_path / "model.safetensors", framework="np") as file:
         assert file.metadata() == dict(checkpoint=str(path / "checkpoints" / "5"), item="ema")
         assert {file.get_slice(n).get_dtype() for n in found} == {"BF16"}
+    assert '"param_dtype": "bfloat16"' in (tmp_path / "config.json").read_text()
 
 
 @pytest.mark.parametrize("ema", [False, True])

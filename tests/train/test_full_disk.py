@@ -89,6 +89,17 @@ def test_a_run_whose_disk_fills_ends_with_a_sentence_and_goes_on_when_there_is_r
     assert [row["step"] for row in read(folder / "run")] == [*range(1, 25)]
 
 
+def test_rows_that_fill_a_disk_end_a_run_with_a_sentence(disk):
+    folder, _ = disk
+    filler = fill(folder, 24_576)
+    fields = FIELDS | {"steps": 400, "steps_per_call": 50, "checkpoint.every": 0}
+    with pytest.raises(UserError, match=r"metrics.jsonl cannot be written \(No space left"):
+        train(tiny.config(fields), folder / "run", QUIET)
+    filler.unlink()
+    assert train(tiny.config(fields), folder / "run", QUIET).step == 400
+    assert [row["step"] for row in read(folder / "run")] == [*range(1, 401)]
+
+
 def test_a_read_only_folder_is_refused_and_can_still_be_opened(disk):
     folder, mount = disk
     train(tiny.config(FIELDS), folder / "run", QUIET)

@@ -50,6 +50,16 @@ def test_a_lock_that_was_deleted_is_taken_anew_unless_another_run_has_done_so(tm
             first.check()
 
 
+def test_a_disk_that_has_no_room_for_the_holder_is_held_by_the_lock(tmp_path, monkeypatch):
+    def full(path, text):
+        raise UserError(f"{path} cannot be written")
+
+    monkeypatch.setattr(holding, "write_text", full)
+    refused = pytest.raises(UserError, match="is used by another run")
+    with hold(tmp_path), refused, hold(tmp_path):
+        pass
+
+
 @pytest.mark.parametrize("command", [None, 5, "words"])
 def test_a_holder_that_cannot_be_read_is_named_as_far_as_it_can(tmp_path, command):
     with hold(tmp_path):
@@ -100,15 +110,18 @@ def test_a_lease_is_refused_while_its_holder_lives_and_taken_when_it_is_silent(t
     assert not (tmp_path / HOLDER).exists()
 
 
-def test_a_lease_of_a_dead_process_of_this_machine_is_taken_at_once(tmp_path, quick):
+@pytest.mark.parametrize("elsewhere", [None, "host", "boot", "pid_space"])
+def test_a_lease_of_a_dead_process_of_this_machine_is_taken_at_once(tmp_path, quick, elsewhere):
+    """Of another machine or container, none can be known to be dead."""
     with subprocess.Popen([sys.executable, "-c", ""]) as process:
         pass
     about = holding._about() | dict(pid=process.pid, id="another")
+    about |= {elsewhere: "another"} if elsewhere else {}
     (tmp_path / HOLDER).write_text(json.dumps(about))
     began = time.monotonic()
     lease = Lease(tmp_path)
     lease.begin()
-    assert time.monotonic() < began + 2
+    assert (time.monotonic() < began + 2) == (elsewhere is None)
     lease.end()
 
 

@@ -74,12 +74,26 @@ def test_the_last_good_step_stays_when_newer_ones_are_damaged(run, console):
     assert sorted(f.name for f in (run / "checkpoints").iterdir()) == ["4", "mine"]
 
 
+def test_what_is_no_damage_stays(run, console):
+    shutil.copytree(run / "checkpoints" / "3", run / "checkpoints" / "0003")
+    (run / "checkpoints" / "3" / "state.json").unlink()
+    shutil.rmtree(run / "checkpoints" / "3" / "optimizer")  # a saved model
+    prune(console, str(run), 1, damaged=True)
+    assert sorted(f.name for f in (run / "checkpoints").iterdir()) == ["0003", "3", "6"]
+    assert "step 3: stays (a saved model)" in console.export_text()
+
+
 def test_what_is_all_damaged_stays(run, console):
     for step in range(1, 7):
         (run / "checkpoints" / str(step) / "state.json").write_text("")
     with pytest.raises(UserError, match="holds no step that is whole, so its damaged ones stay"):
         prune(console, str(run), 1, damaged=True)
     prune(console, str(run), 1)
+    assert left(run) == [1, 2, 3, 4, 5, 6]
+    for step in range(1, 7):
+        (run / "checkpoints" / str(step) / "manifest.json").unlink()
+    with pytest.raises(UserError, match="holds no step that is whole, so its damaged ones stay"):
+        prune(console, str(run), 1, damaged=True)
     assert left(run) == [1, 2, 3, 4, 5, 6]
 
 

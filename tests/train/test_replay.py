@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import jax
 import numpy as np
@@ -11,7 +12,7 @@ from rich.console import Console
 from configs import resolved
 from configs.errors import UserError
 from model.config import ModelConfig
-from tests.train import poison, tiny
+from tests.train import poison, saved_runs, tiny
 from tests.train.processes import running
 from tests.train.test_resume import contents
 from text.reading import open_sources
@@ -104,6 +105,32 @@ def test_which_batch_a_step_took(run, tmp_path):
     assert plan(run, 5, None).starts == []  # what is kept comes after it
     with pytest.raises(UserError, match="step 7 of .* never took --batch=3; it took 6, 9"):
         plan(run, 7, 3)
+
+
+def test_what_is_damaged_is_not_believed(run, tmp_path):
+    changed = shutil.copytree(run, tmp_path / "run")
+    path = changed / "config.json"
+    text = path.read_text()
+    path.write_text(text.replace('"rotary_base": 10000', '"rotary_base": 90000'))
+    with pytest.raises(UserError, match=r"config.json is not the config of .*, in model.rotary"):
+        command._config(changed)
+    path.write_text(text.replace('"steps": 8', '"steps": 9'))  # as a run may
+    assert '"steps": 9' in command._config(changed)
+    path.unlink()
+    assert json.loads(command._config(changed)) == json.loads(text)
+    said = []
+    saved_runs.flip(saved_runs.largest(changed / "checkpoints" / "5"))
+    assert begin(plan(changed, 8, None), changed, Processes(), said.append) is None
+    assert re.match("step 5 does not hold what was written .*: passed over", said[0])
+    (changed / "checkpoints" / "5" / "state.json").write_text("{")
+    assert plan(changed, 6, None).starts == []
+    shutil.rmtree(changed / "checkpoints")
+    before = contents(changed)
+    with pytest.raises(UserError, match="holds no run"):
+        command._config(changed)
+    path.write_text(text)
+    replayed(changed, 1)
+    assert contents(changed) == before | {"config.json": text.encode()}
 
 
 @pytest.mark.slow

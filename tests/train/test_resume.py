@@ -174,6 +174,7 @@ def contents(workdir):
     ("changes", "sentence"),
     [
         ({"seed": 1}, "seed: 0 -> 1"),
+        ({"checkpoint.restore_from": "/nowhere"}, "checkpoint.restore_from: '' -> '/nowhere'"),
         ({"length": 32}, "length: 16 -> 32.*checkpoint.restore_from="),
         ({"model.num_layers": 1, "batch_size": 4}, "batch_size: 8 -> 4, .*num_layers: 2 -> 1"),
         ({"mesh.fsdp": 3}, "mesh.fsdp"),
@@ -206,7 +207,7 @@ def test_a_run_starts_from_the_parameters_of_another(uninterrupted, tmp_path):
     restore = {"checkpoint.restore_from": str(uninterrupted), "optim.learning_rate": 0.0}
     restore["optim.ema"] = 0.5
     outcome, said = run(tmp_path, {**restore, "steps": 5, "length": 32})
-    assert f"parameters from {uninterrupted}" in said
+    assert f"parameters from {uninterrupted}/checkpoints/" in said
     assert outcome.step == 5
     expected = final_arrays(uninterrupted)
     for ema in (False, True):
