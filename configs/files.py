@@ -110,7 +110,7 @@ def is_file(path: Folder) -> bool:
     Raises:
       UserError: it cannot be looked at.
     """
-    return _is(path, path.is_file)
+    return _is(path, Path.is_file) if isinstance(path, Path) else path.name in names(path.parent)
 
 
 def is_folder(path: Folder) -> bool:
@@ -119,13 +119,14 @@ def is_folder(path: Folder) -> bool:
     Raises:
       UserError: it cannot be looked at.
     """
-    return _is(path, path.is_dir)
+    # Of a store that does not answer, its client would say that there is none.
+    return _is(path, Path.is_dir) if isinstance(path, Path) else bool(names(path))
 
 
-def _is(path: Folder, kind: Callable[[], bool]) -> bool:
+def _is(path: Path, kind: Callable[[Path], bool]) -> bool:
     try:
-        return kind()
-    except Exception as error:
+        return kind(path)
+    except OSError as error:
         raise UserError(
             f"{path} cannot be looked at ({disk_reason(error)}); see that it can be reached."
         ) from error

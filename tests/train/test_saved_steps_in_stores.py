@@ -52,3 +52,47 @@ def test_every_verb_works_in_a_store(extra, scheme, tmp_path):
         assert "arrays of the same shape have equal bits" in words
         assert "step 2: deleted, " in command("prune", given, "--keep=1")
         assert command("verify", given).splitlines()[0].startswith("step 4: whole, ")
+
+
+# Nobody listens there, and nobody has given credentials.
+NOWHERE = {
+    "AWS_ENDPOINT_URL": "http://localhost:1",
+    "AWS_EC2_METADATA_DISABLED": "true",
+    "STORAGE_EMULATOR_HOST": "http://localhost:1",
+    "GOOGLE_CLOUD_PROJECT": "nobody-s",
+}
+
+# The patience of ten minutes is over at once.
+COMMAND = """
+import runpy, sys
+from configs import object_stores
+object_stores.PATIENCE = -120.0
+runpy.run_module(sys.argv.pop(1), run_name="__main__", alter_sys=True)
+"""
+
+
+@pytest.mark.parametrize(
+    ("scheme", "module", "words"),
+    [
+        ("s3", "train.checkpoint", ("list", "--checkpoint={}")),
+        ("s3", "train.evaluate", ("--checkpoint={}",)),
+        ("s3", "train.replay", ("--workdir={}", "--step=1")),
+        ("gs", "train.evaluate", ("--checkpoint={}",)),
+    ],
+)
+def test_a_store_that_cannot_be_reached_is_one_sentence(extra, scheme, module, words):
+    extra(*PACKAGES[scheme])
+    given = [word.format(f"{scheme}://runs/b/toy") for word in words]
+    done = subprocess.run(
+        [sys.executable, "-c", COMMAND, module, *given],
+        cwd=ROOT,
+        env=running.environment() | NOWHERE,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 2, done.stderr
+    (*repeated, sentence) = done.stderr.splitlines()
+    assert f"{scheme}://runs/b/toy" in sentence
+    assert "see that it can be reached" in sentence
+    assert all(line.startswith(f"a request to {scheme}://") for line in repeated)

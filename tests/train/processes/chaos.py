@@ -45,11 +45,23 @@ def start(workdir: Path, count: int, steps: int) -> list[subprocess.Popen]:
     return [running.alone(words)]
 
 
-def kill(workdir: Path, count: int, draw: random.Random) -> str:
-    """Starts a session and kills it at some moment; returns a line on what was seen."""
+def kill(workdir: Path, count: int, draw: random.Random, saving: bool) -> str:
+    """Starts a session and kills it at some moment; returns a line on what was seen.
+
+    Args:
+      workdir: of the run.
+      count: processes.
+      draw: the moments.
+      saving: whether to wait for a save to be on its way.
+    """
     before = last(workdir)
     processes = start(workdir, count, FOREVER)
-    if draw.random() < 0.15:
+    if saving:
+        moment = "as a save began"
+        running.wait_until(
+            lambda: _begun(workdir) > last(workdir) > before or _over(processes), 240
+        )
+    elif draw.random() < 0.15:
         moment = f"{draw.uniform(0, 6):.1f} s after the start"
         time.sleep(float(moment.split()[0]))
     else:
@@ -67,11 +79,14 @@ def kill(workdir: Path, count: int, draw: random.Random) -> str:
     for process in processes:
         process.communicate()
     patience.cancel()
-    steps = manifest.steps(workdir)
-    saving = [step for step in steps if step > last(workdir)]
-    return f"killed {len(victims)} of {count} {moment}, step {last(workdir)}" + (
-        f", while {saving[-1]} was saved" if saving else ""
-    )
+    begun, whole = _begun(workdir), last(workdir)
+    said = f"killed {len(victims)} of {count} {moment}, step {whole}"
+    return said + (f", while {begun} was saved" if begun > whole else "")
+
+
+def _begun(workdir: Path) -> int:
+    """Returns the newest step that was begun to be saved; 0 where there is none."""
+    return max(manifest.steps(workdir), default=0)
 
 
 def _over(processes: list[subprocess.Popen]) -> bool:
@@ -107,7 +122,7 @@ def survive(folder: Path, count: int, times: int, seed: int) -> list[str]:
     draw, said = random.Random(seed), []
     killed, whole = folder / "killed", folder / "whole"
     for number in range(times):
-        said.append(kill(killed, count, draw))
+        said.append(kill(killed, count, draw, saving=number % 3 == 1))
         print(f"{number + 1}/{times}  {said[-1]}", flush=True)
     steps = last(killed) + 3
     for workdir in (killed, whole):
