@@ -1,6 +1,6 @@
-"""``python -m bench.restoring``: the host's memory while a run begins from a saved model.
+"""``python -m bench.restoring``: a host's memory while a run begins from a saved model, or goes on.
 
-A process holds its shards of the parameters on the host, where devices are the CPU's. What a
+A process holds its shards of the arrays on the host, where devices are the CPU's. What a
 restore takes beyond them, at its peak, is what a host with accelerators needs in all. Each case is
 restored by processes of their own; a tiny model with the same changes is restored first, so that
 what compilers and libraries hold is not counted. Linux counts the peak (VmHWM), and glibc is told
@@ -17,6 +17,7 @@ from typing import Any
 
 import jax
 from absl import flags
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from rich import box
 from rich.console import Console
@@ -35,11 +36,18 @@ from model.saved import open_saved
 from model.saving import save
 from model.transformer import Transformer
 from train.begun_from import start_from
+from train.checkpoints import Checkpoints
+from train.processes.group import Processes
+from train.start import Start
+from train.step import TrainState, make_optimizer
 
 MIB = 1 << 20
+SIZES = dict(data=1, fsdp=-1, heads=1, context=1)  # of the mesh
 
+RUN = "a run that goes on"  # with its optimizer's state
 # What differs from the saved model, by name.
 CASES: dict[str, dict[str, Any]] = {
+    RUN: {},
     "the same": {},
     "bfloat16": {"model.param_dtype": "bfloat16"},
     "fewer key/value heads": {"model.num_kv_heads": 4},
@@ -74,7 +82,7 @@ def main() -> None:
         sizes = {"tiny": 64, "model": values.width}
         for name, width in sizes.items():
             told = dict(save=f"{folder}/{name}", width=width, host_devices=values.saved_by)
-            _run([told])
+            _run([told | dict(run=RUN in values.only)])
         for case in values.only:
             port = free_port()
             told = dict(
@@ -143,34 +151,52 @@ def _work(told: dict) -> dict:
     if "save" in told:
         config = _config(told["width"], {})
         shape = ModelConfig.from_config(config.model, 1, config.length)
-        with jax.set_mesh(make_mesh(dict(data=1, fsdp=-1, heads=1, context=1))):
+        mesh, path = make_mesh(SIZES), Path(told["save"])
+        with jax.set_mesh(mesh):
             model = jax.jit(lambda key: Transformer(shape, key))(jax.random.key(0))
-        save(
-            Path(told["save"]),
-            {MODEL: named_arrays(model)},
-            {CONFIG: resolved.to_json(config)},
-        ).result()
+            documents = {CONFIG: resolved.to_json(config)}
+            save(path / "model", {MODEL: named_arrays(model)}, documents).result()
+            if told["run"]:
+                del model
+                state = _start(path, config, mesh).first(None, Processes())
+                with Checkpoints(path, config, None) as checkpoints:
+                    checkpoints.save(state, 1)
         return {}
     if told["processes"] > 1:
         jax.distributed.initialize(told["coordinator"], told["processes"], told["index"])
-    _restore(told["warm"], _config(told["sizes"]["tiny"], CASES[told["case"]]))
+    restore = _go_on if told["case"] == RUN else _begin
+    restore(Path(told["warm"]), _config(told["sizes"]["tiny"], CASES[told["case"]]))
     before = _status("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
-    model = _restore(told["folder"], _config(told["sizes"]["model"], CASES[told["case"]]))
+    arrays = restore(Path(told["folder"]), _config(told["sizes"]["model"], CASES[told["case"]]))
     peak = _status("VmHWM") - before
-    leaves = jax.tree.leaves(model)
+    leaves = jax.tree.leaves(arrays)
     own = sum(shard.data.nbytes for leaf in leaves for shard in leaf.addressable_shards)
     return dict(own=own, peak=peak, whole=sum(leaf.nbytes for leaf in leaves))
 
 
-def _restore(folder: str, config: ConfigDict) -> Transformer:
-    config.checkpoint.restore_from = folder
+def _begin(folder: Path, config: ConfigDict) -> Transformer:
+    """Restores the parameters alone, into a model that may differ."""
+    config.checkpoint.restore_from = str(folder / "model")
     shape = ModelConfig.from_config(config.model, 1, config.length)
-    mesh = make_mesh(dict(data=1, fsdp=-1, heads=1, context=1))
+    mesh = make_mesh(SIZES)
     with jax.set_mesh(mesh):
         abstract = jax.eval_shape(lambda key: Transformer(shape, key), jax.random.key(0))
-        model, _ = start_from(open_saved(folder), config, abstract, None, mesh)
+        model, _ = start_from(open_saved(folder / "model"), config, abstract, None, mesh)
         return jax.block_until_ready(model)
+
+
+def _go_on(folder: Path, config: ConfigDict) -> TrainState:
+    """Restores all of a run's state."""
+    mesh, checkpoints = make_mesh(SIZES), Checkpoints(folder, config, None)
+    with jax.set_mesh(mesh):
+        start = _start(folder, config, mesh)
+        return jax.block_until_ready(start.at(checkpoints.find(), checkpoints, None, Processes()))
+
+
+def _start(folder: Path, config: ConfigDict, mesh: Mesh) -> Start:
+    shape = ModelConfig.from_config(config.model, 1, config.length)
+    return Start(config, shape, make_optimizer(config, shape), mesh, folder)
 
 
 def _status(name: str) -> int:
