@@ -146,7 +146,7 @@ def _config(width: int, changes: dict[str, Any]) -> ConfigDict:
 
 
 def _work(told: dict) -> dict:
-    """Saves a model, or restores it and returns the bytes that it took."""
+    """Saves a model and a run, or restores one and returns the bytes that it took."""
     split_host(told["host_devices"])
     if "save" in told:
         config = _config(told["width"], {})
@@ -158,8 +158,8 @@ def _work(told: dict) -> dict:
             save(path / "model", {MODEL: named_arrays(model)}, documents).result()
             if told["run"]:
                 del model
-                state = _start(path, config, mesh).first(None, Processes())
                 with Checkpoints(path, config, None) as checkpoints:
+                    state = _start(config, mesh).first(checkpoints, None, Processes())
                     checkpoints.save(state, 1)
         return {}
     if told["processes"] > 1:
@@ -187,16 +187,16 @@ def _begin(folder: Path, config: ConfigDict) -> Transformer:
 
 
 def _go_on(folder: Path, config: ConfigDict) -> TrainState:
-    """Restores all of a run's state."""
+    """Restores all of a run's state, having verified it without the help of other processes."""
     mesh, checkpoints = make_mesh(SIZES), Checkpoints(folder, config, None)
     with jax.set_mesh(mesh):
-        start = _start(folder, config, mesh)
+        start = _start(config, mesh)
         return jax.block_until_ready(start.at(checkpoints.find(), checkpoints, None, Processes()))
 
 
-def _start(folder: Path, config: ConfigDict, mesh: Mesh) -> Start:
+def _start(config: ConfigDict, mesh: Mesh) -> Start:
     shape = ModelConfig.from_config(config.model, 1, config.length)
-    return Start(config, shape, make_optimizer(config, shape), mesh, folder)
+    return Start(config, shape, make_optimizer(config, shape), mesh)
 
 
 def _status(name: str) -> int:

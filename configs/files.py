@@ -55,6 +55,23 @@ def read_text(path: Folder) -> str:
         ) from error
 
 
+def read_if_there(path: Folder) -> str:
+    """Returns the text of a file; none where it is missing, or its disk has lost it.
+
+    Raises:
+      UserError: an object store does not answer, which has lost nothing.
+    """
+    if path.name not in names(path.parent):
+        return ""
+    try:
+        return read_text(path)
+    except UserError as error:
+        lost = OSError if isinstance(path, Path) else FileNotFoundError
+        if isinstance(error.__cause__, UnicodeDecodeError | lost):
+            return ""
+        raise
+
+
 def pieces(path: Folder) -> Iterator[bytes]:
     """Yields the bytes of a file, a megabyte at once."""
     with path.open("rb") as file:

@@ -10,12 +10,11 @@ import dataclasses
 import hashlib
 import json
 import re
-from pathlib import Path
 from typing import Any
 
 from configs import files
 from configs.errors import UserError
-from configs.files import read_text, write_text
+from configs.files import read_if_there, write_text
 from configs.folders import Folder
 
 FORMAT = 2
@@ -67,10 +66,8 @@ def read(path: Folder) -> Manifest | None:
     Raises:
       UserError: it is of a newer format, or cannot be reached.
     """
-    if not is_written(path):
-        return None
     try:
-        held = json.loads(_text(path / MANIFEST))
+        held = json.loads(read_if_there(path / MANIFEST))
         if held["format"] == 1 and "digest" not in held:
             sizes = {name: File(int(size), None) for name, size in held["files"].items()}
             return Manifest(1, None, sizes, {}, dict(jax=held.get("jax")))
@@ -85,17 +82,6 @@ def read(path: Folder) -> Manifest | None:
         return Manifest(**held)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
-
-
-def _text(path: Folder) -> str:
-    try:
-        return read_text(path)
-    except UserError as error:
-        # A disk that cannot read it has lost it; a store that does not answer has not.
-        lost = OSError if isinstance(path, Path) else FileNotFoundError
-        if isinstance(error.__cause__, UnicodeDecodeError | lost):
-            return ""
-        raise
 
 
 def is_written(path: Folder) -> bool:

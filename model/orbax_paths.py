@@ -25,7 +25,7 @@ def written_as(path: Folder) -> Folder:
     """Returns a path of the same folder that Orbax takes as it is written.
 
     For a name with other characters it goes through a symbolic link in the user's own part of a
-    temporary folder, which the path itself names, so that it is the same in all processes.
+    temporary folder. All processes of a machine come to the same one.
 
     Raises:
       UserError: no such link can be made; this version of Orbax cannot write the object store.

@@ -36,7 +36,7 @@ from model.parameter import named_arrays, with_arrays
 from model.saved import Damaged, Saved, open_step
 from model.saving import delete, save
 from text.tokenizers import Tokenizer
-from train import heartbeat, run_file
+from train import events, heartbeat, run_file
 from train.calls import due
 from train.holding import Holding
 from train.metrics import read
@@ -56,6 +56,7 @@ class Checkpoints:
 
     Attributes:
       say: shows a line, such as which step was passed over, as it does not hold what was written.
+      begun_from: what ``checkpoint.restore_from`` stood for when the run began (train/source.py).
       missed: the step that could not be saved, where another try may succeed; else None.
       skipped: batches that the run leaves out; saved with each step, and restored from it.
     """
@@ -80,6 +81,7 @@ class Checkpoints:
         self.processes = processes or Processes()
         self._holding = holding or Holding(workdir, self.processes)
         self.say = say
+        self.begun_from: dict[str, Any] | None = None
         self.missed: int | None = None
         self.skipped = Skipped()
         self._begun = time.monotonic()  # the save before; of the run at first
@@ -115,15 +117,14 @@ class Checkpoints:
             return
         path = self.workdir / STEPS / str(step)
 
-        def make_room() -> Any:
+        def make_room() -> None:
             self._holding.check()
             make_folder(path.parent, f"--workdir={self.workdir}")
             if CONFIG not in names(self.workdir):  # it was deleted under the run
                 write_text(self.workdir / CONFIG, resolved.to_json(self.config))
             delete(path)  # cut off, or passed over when the run went on from before it
-            return run_file.read(self.workdir).get("begun_from")
 
-        begun_from = self.processes.told(make_room)
+        self.processes.told(make_room)
         about: dict[str, Any] = dict(step=step, corpus=self.corpus)
         if self.skipped.ranges:
             about["skipped"] = self.skipped.ranges
@@ -135,8 +136,8 @@ class Checkpoints:
         # Orbax refuses an item without arrays, as an optimizer without a state is.
         items = {name: item for name, item in items.items() if jax.tree.leaves(item)}
         made = provenance(jax.tree.leaves(items)[0].sharding.mesh, self.config.seed)
-        made |= dict(begun_from=begun_from) if begun_from else {}
-        after = functools.partial(self._thin, step)
+        made |= dict(begun_from=self.begun_from) if self.begun_from else {}
+        after = functools.partial(self._settle, step)
         self._saving = path, save(path, items, documents, step, made, self.processes, after)
 
     def wait(self) -> None:
@@ -166,14 +167,28 @@ class Checkpoints:
         else:
             self._failures, self.missed = 0, None
 
-    def _thin(self, step: int) -> None:
-        """Deletes old steps, after one is whole; where that fails, it is tried again next time."""
+    def begin(self) -> None:
+        """Puts on record that the run begins, or begins anew, and from what.
+
+        Raises:
+          UserError: it cannot be written.
+        """
+        self.processes.told(lambda: run_file.write(self.workdir, 0, self.begun_from))
+
+    def _settle(self, step: int) -> None:
+        """Deletes old steps, after one is whole, which is put on record.
+
+        Where that fails, it is tried again after the next one.
+        """
         try:
             thin(self.workdir, self.config.checkpoint, step)
-            run_file.write(self.workdir, saved=step)
         except (OSError, UserError) as error:
             steps = self.workdir / STEPS
             self.say(f"old steps of {steps} could not be deleted ({disk_reason(error)})")
+        try:
+            run_file.write(self.workdir, step, self.begun_from)
+        except UserError as error:
+            self.say(str(error))
 
     def find(self, before: int | None = None) -> Saved | None:
         """Returns the newest step that holds what was written; None where there is none.
@@ -187,9 +202,8 @@ class Checkpoints:
         """
 
         def decide() -> list[str]:
-            if self.processes.first:
-                make_folder(self.workdir / STEPS, f"--workdir={self.workdir}")
-                sweep_up(self.workdir)
+            make_folder(self.workdir / STEPS, f"--workdir={self.workdir}")
+            sweep_up(self.workdir)
             damaged = manifest.damaged_steps(self.workdir)
             for step in damaged:
                 self.say(f"step {step} has files missing or cut off: passed over")
@@ -213,6 +227,7 @@ class Checkpoints:
         if found is None and paths and before is None:
             raise UserError(_none_whole(self.workdir, manifest.steps(self.workdir)))
         self._saved, self.missed = (found.step if found else None), None
+        self.begun_from = self.begun_from or self.processes.told(lambda: begun_from(self.workdir))
         return found
 
     def restore(self, saved: Saved, abstract: TrainState, mesh: Mesh) -> TrainState:
@@ -283,6 +298,17 @@ def newest(workdir: Folder) -> Saved | None:
     return None
 
 
+def begun_from(workdir: Folder) -> dict[str, Any] | None:
+    """Returns what a run has begun from, where it is known.
+
+    Raises:
+      UserError: an object store does not answer.
+    """
+    whole = manifest.whole_steps(workdir)
+    held = manifest.read(workdir / STEPS / str(whole[-1])) if whole else None
+    return (run_file.read(workdir) if held is None else held.made).get("begun_from")
+
+
 def check_corpus(before: Saved | None, digest: str) -> None:
     """Refuses to go on with another text than the one that a run has read.
 
@@ -324,7 +350,8 @@ def check_workdir(workdir: Folder, config: ConfigDict, before: Saved | None) -> 
         return {}
     changes = resolved.difference(old, config)
     unsafe = [name for name in changes if not is_safe(name)]
-    if unsafe and (before or read(workdir)):  # where no step was taken, none is lost
+    # Where no step was taken, none is lost.
+    if unsafe and (before or read(workdir) or events.read(workdir)):
         listed = ", ".join("{}: {!r} -> {!r}".format(n, *changes[n]) for n in unsafe)
         raise UserError(
             f"--workdir={workdir} holds a run of another config ({listed}); restore these fields, "

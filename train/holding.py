@@ -1,6 +1,5 @@
 """One run at a time in a folder: a lock on this machine's disks, a lease in an object store."""
 
-import contextlib
 import datetime
 import json
 import os
@@ -70,8 +69,10 @@ class Holding:
     def _take(self) -> None:
         make_folder(self.workdir, f"--workdir={self.workdir}")
         if isinstance(self.workdir, Path) and self._locked(self.workdir):
-            with contextlib.suppress(UserError):  # a full disk: the lock alone holds it
+            try:
                 write_text(self.workdir / HOLDER, json.dumps(_about()) + "\n")
+            except UserError:  # a full disk: the lock alone holds it
+                delete(self.workdir / HOLDER)  # of one that was killed
         else:
             self._lease = Lease(self.workdir)
             self._lease.begin()
@@ -195,7 +196,7 @@ def _holder(workdir: Folder) -> dict[str, Any]:
 def _is_dead(holder: dict[str, Any]) -> bool:
     """Tells whether a holder was a process of this machine that has ended."""
     here = dict(host=socket.gethostname(), **_kernel())
-    if any(holder.get(name) != value for name, value in here.items()):
+    if any(holder.get(name) != here.get(name) for name in ("host", "boot", "pid_space")):
         return False
     if not isinstance(holder.get("pid"), int):
         return False

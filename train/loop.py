@@ -104,10 +104,12 @@ def _run(
     optimizer = make_optimizer(config, model_config)
     policy = Policy(config, workdir, checkpoints, processes)
     say = checkpoints.say
-    begins = Start(config, model_config, optimizer, mesh, workdir, say)
+    begins = Start(config, model_config, optimizer, mesh, say)
     state = begins.at(before, checkpoints, sources.tokenizer, processes)
     start = int(state.step)
-    if before is not None:
+    if before is None:
+        checkpoints.begin()
+    else:
         say(f"resumed from step {start}")
     documents = config.data.rows == "packed" and sources.tokenizer is not None
     rows = config.batch_size // config.optim.accumulate
@@ -217,6 +219,8 @@ def _run(
             for leaf in jax.tree.leaves(state):
                 leaf.delete()  # its memory is for the state before
             state = begins.at(saved, checkpoints, sources.tokenizer, processes)
+            if saved is None:
+                checkpoints.begin()
             record.metrics.close()
             record.metrics = _metrics(config, workdir, taken, processes)
             record.skip_time(taken)

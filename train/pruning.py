@@ -43,7 +43,7 @@ def plan(found: Found, keep: int, keep_every: int = 0, damaged: bool = False) ->
     """
     verdicts, newest = [], 0
     for step in reversed(found.saved):
-        if step.is_model:  # somebody made it so
+        if step.is_model and not step.found.faults:  # somebody made it so
             verdicts.append(Verdict(step.path, step.name, "a saved model", step.found.size, False))
             continue
         for_good = keep_every > 0 and (step.number or 0) % keep_every == 0

@@ -24,7 +24,7 @@ from text.reading import Sources
 from train import events
 from train.batches import training_batches
 from train.calls import calls
-from train.checkpoints import Checkpoints
+from train.checkpoints import Checkpoints, begun_from
 from train.events import Event
 from train.examine import ParameterGradient, examine
 from train.metrics import read
@@ -162,9 +162,10 @@ def replay(
       console: for progress.
     """
     optimizer = make_optimizer(config, model_config)
-    begins = Start(config, model_config, optimizer, mesh, workdir, writes=False)
+    begins = Start(config, model_config, optimizer, mesh)
     start = int(saved.step or 0) if saved else 0
     checkpoints = Checkpoints(workdir, config, sources.tokenizer, sources.digest, processes)
+    checkpoints.begun_from = processes.told(lambda: begun_from(workdir))
     state = begins.at(saved, checkpoints, sources.tokenizer, processes)
     step, numbers = make_step(config, optimizer), Numbers.of(config)
     cut = [*calls(start, planned.step - 1, config.steps_per_call), range(planned.step)[-1:]]

@@ -40,9 +40,10 @@ def sweep_up(workdir: Folder) -> None:
     Orbax began under another name. A damaged step stays: some of it may serve.
     """
     whole = manifest.whole_steps(workdir)
+    stay = set(map(str, whole))
     for name in files.names(workdir / STEPS):
         found = re.fullmatch(r"(0|[1-9][0-9]*)(\.orbax-checkpoint-tmp.*)?", name)
-        if not found or not whole or int(found[1]) > whole[-1]:
+        if not found or not whole or int(found[1]) > whole[-1] or name in stay:
             continue
         if not is_written(workdir / STEPS / name):
             delete(workdir / STEPS / name)

@@ -8,7 +8,6 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from configs.folders import Folder
 from model.axes import ShardingRules
 from model.config import ModelConfig
 from model.saved import Saved
@@ -30,14 +29,15 @@ class Start:
     model_config: ModelConfig
     optimizer: Optimizer
     mesh: Mesh
-    workdir: Folder
     say: Callable[[str], None] = print  # shows a line
-    writes: bool = True  # whether the run's folder may be written
 
-    def first(self, tokenizer: Tokenizer | None, processes: Processes) -> TrainState:
+    def first(
+        self, checkpoints: Checkpoints, tokenizer: Tokenizer | None, processes: Processes
+    ) -> TrainState:
         """Returns the state before the first step, with the parameters of the seed or those given.
 
         Args:
+          checkpoints: of the run; they know what it has begun from before, and are told.
           tokenizer: of the run, which parameters that are given must have too.
           processes: of the run.
 
@@ -45,13 +45,15 @@ class Start:
           UserError: ``checkpoint.restore_from`` does not serve.
         """
         if not self.config.checkpoint.restore_from:
+            checkpoints.begun_from = None
             key = jax.random.key(self.config.seed)
             return jax.jit(self._fresh(), compiler_options=once())(key)
-        given = open_source(self.workdir, self.config, processes, self.say, self.writes)
+        given, about = open_source(self.config, checkpoints.begun_from, processes, self.say)
         abstract = self._abstract().model
         model, lines = start_from(given, self.config, abstract, tokenizer, self.mesh)
         for line in lines:
             self.say(line)
+        checkpoints.begun_from = about
         begin = functools.partial(state_of, self.optimizer, window=window(self.config))
         return jax.jit(begin, donate_argnums=0, compiler_options=once())(model)
 
@@ -68,7 +70,7 @@ class Start:
           UserError: it cannot be read.
         """
         if saved is None:
-            return self.first(tokenizer, processes)
+            return self.first(checkpoints, tokenizer, processes)
         return checkpoints.restore(saved, self._abstract(), self.mesh)
 
     def _fresh(self) -> Callable[..., TrainState]:

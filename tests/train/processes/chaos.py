@@ -54,7 +54,7 @@ def kill(workdir: Path, count: int, draw: random.Random, saving: bool) -> str:
       draw: the moments.
       saving: whether to wait for a save to be on its way.
     """
-    before = last(workdir)
+    before, left = last(workdir), _begun(workdir)
     processes = start(workdir, count, FOREVER)
     if saving:
         moment = "as a save began"
@@ -81,7 +81,8 @@ def kill(workdir: Path, count: int, draw: random.Random, saving: bool) -> str:
     patience.cancel()
     begun, whole = _begun(workdir), last(workdir)
     said = f"killed {len(victims)} of {count} {moment}, step {whole}"
-    return said + (f", while {begun} was saved" if begun > whole else "")
+    is_new = begun != left or whole > before  # else it is of the kill before
+    return said + (f", while {begun} was saved" if begun > whole and is_new else "")
 
 
 def _begun(workdir: Path) -> int:
