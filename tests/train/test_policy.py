@@ -15,7 +15,7 @@ from model.parameter import named_arrays
 from model.saved import open_saved
 from tests.train import poison, tiny
 from tests.train.processes import running
-from train import loop
+from train import loop, policy
 from train.metrics import read
 from train.start import Start
 
@@ -49,6 +49,26 @@ def test_stop_ends_the_run_and_records_it(one, tmp_path):
         assert {name: event[name] for name in ("step", "batch", "kind", "loss", "action")} == dict(
             step=7, batch=6, kind="loss", loss="nan", action="stop"
         )
+
+
+def test_a_rollback_to_the_beginning_comes_to_the_same_parameters(folder, tmp_path, monkeypatch):
+    """Though the run that they are from has trained on meanwhile."""
+    source = tmp_path / "source"
+    poison.run(source, poison.written(folder), {"steps": 4})
+    later = (source / "checkpoints" / "4").rename(tmp_path / "4")
+    back = policy.Policy.back
+
+    def trained_on(self, accident):
+        later.rename(source / "checkpoints" / "4")
+        return back(self, accident)
+
+    monkeypatch.setattr(policy.Policy, "back", trained_on)
+    given = ROLLBACK | {"checkpoint.restore_from": str(source), "checkpoint.every": 5}
+    _, said = poison.run(tmp_path / "run", poison.written(folder, 2), given)
+    assert "back to step 0, without batches 0 to 2" in said
+    assert said.count(f"parameters from {source}/checkpoints/2") == 2
+    step = tmp_path / "run" / "checkpoints" / "5"
+    assert manifest.read(step).made["begun_from"]["step"] == 2
 
 
 @pytest.fixture(scope="module")
