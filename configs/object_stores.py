@@ -70,8 +70,14 @@ def _patient(scheme: str) -> None:
 def _patient_s3() -> None:
     import s3fs
     from botocore.exceptions import ClientError, ConnectionError, HTTPClientError
+    from s3fs.utils import FileExpired
+
+    # What is said of an object: as OSErrors, in which s3fs has turned its answers.
+    lasting = (FileExistsError, FileExpired, FileNotFoundError, PermissionError)
 
     def passing(error: BaseException) -> bool:
+        if isinstance(error, lasting):
+            return False
         if isinstance(error, ClientError):
             status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
             return status in (408, 429) or status >= 500

@@ -44,6 +44,20 @@ print(json.dumps([whole, losses, list(sizes(workdir / "profile"))]))
 """
 
 
+DELETED = """
+import sys
+from configs.folders import run_folder
+path = run_folder(sys.argv[1], "--workdir")
+path.write_text("words")
+with path.open("rb") as file:
+    path.unlink()
+    try:
+        file.read()
+    except FileNotFoundError:
+        print("it is gone")
+"""
+
+
 def start(workdir, store, *more):
     return subprocess.Popen(
         [sys.executable, "-m", "train", *FIELDS, *more, f"--workdir={workdir}"],
@@ -139,6 +153,22 @@ def test_a_killed_run_goes_on_and_a_second_one_is_refused(extra, scheme):
     assert any(name.endswith(".xplane.pb") for name in traces)
     assert steps[-1] == last + 2
     assert [step for step, _ in losses] == [*range(1, last + 3)]
+
+
+def test_what_is_deleted_while_it_is_read_is_not_asked_for_again(extra):
+    extra(*PACKAGES["s3"])
+    with object_stores.emulated("s3") as (_, store):
+        done = subprocess.run(
+            [sys.executable, "-c", DELETED, "s3://runs/a/file"],
+            cwd=ROOT,
+            env=running.environment() | store,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "it is gone\n"
+    assert done.stderr == ""
 
 
 @pytest.mark.parametrize(
