@@ -32,13 +32,17 @@ READ = """
 import json, sys
 from configs.folders import run_folder
 from model import manifest
-from model.saved import open_step
+from model.saved import Damaged, open_step
 from configs.files import sizes
 from train.metrics import read
 workdir = run_folder(sys.argv[1], "workdir")
 whole = manifest.whole_steps(workdir)
 for step in whole:
-    open_step(workdir / "checkpoints" / str(step), ("model", "optimizer"))
+    try:
+        open_step(workdir / "checkpoints" / str(step), ("model", "optimizer"))
+    except Damaged:
+        if step in manifest.whole_steps(workdir):
+            raise  # else the run has thinned it meanwhile
 losses = [[row["step"], row["loss"]] for row in read(workdir) if "loss" in row]
 print(json.dumps([whole, losses, list(sizes(workdir / "profile"))]))
 """
