@@ -27,7 +27,7 @@ from bench.rounds import ROOT
 from configs import base, command, resolved
 from configs.errors import UserError
 from configs.figures import define_json, write_json
-from launch.local import free_port
+from launch.group import free_port
 from model.axes import make_mesh, split_host
 from model.config import ModelConfig
 from model.manifest import CONFIG, MODEL

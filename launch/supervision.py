@@ -8,9 +8,14 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
+from absl import flags
+
 from configs.console import tell
 
+flags.disclaim_key_flags()
+
 MISTAKE = 2  # exit status of a user's mistake, which another start would repeat
+STALL = 10.0  # minutes, with --restarts
 _DOUBLINGS = 64  # at most; beyond, a wait is the longest at any rate
 
 
@@ -126,3 +131,44 @@ def _reason(ending: Ending) -> str:
         reason = f"the processes ended with exit status {ending.status}"
         reason = f"the processes were asked to end by {by_signal}" if by_signal else reason
     return "; ".join(part for part in (reason, ending.stacks) if part)
+
+
+def define_flags() -> None:
+    """Defines ``--restarts``, ``--stall``, ``--backoff`` and ``--backoff_max``."""
+    flags.DEFINE_integer(
+        "restarts",
+        0,
+        "How many times in a row all are started again after a crash or a hang; once the run has "
+        "come further than before, the count begins anew.",
+        0,
+    )
+    flags.DEFINE_float(
+        "stall",
+        None,
+        "Minutes without a finished step after which all show the stacks of their threads and are "
+        "ended, as after a crash; to start, evaluate and save may take three times as long, at "
+        f"least 30. 0: however long; the default is {STALL:g} with --restarts, else 0.",
+        0.0,
+    )
+    flags.DEFINE_float(
+        "backoff", 5.0, "Seconds before the first restart in a row, doubled before each further.", 0
+    )
+    flags.DEFINE_float("backoff_max", 300.0, "Seconds before a restart, at most.", 0)
+
+
+def restarts() -> Restarts:
+    """Returns what the flags say."""
+    given = flags.FLAGS
+    return Restarts(given.restarts, given.backoff, given.backoff_max)
+
+
+def stall() -> float:
+    """Returns the minutes of ``--stall``."""
+    return minutes(flags.FLAGS.stall, flags.FLAGS.restarts)
+
+
+def minutes(given: float | None, restarts: int) -> float:
+    """Returns ``--stall``, or its default: what nobody looks after is looked after."""
+    if given is not None:
+        return given
+    return STALL if restarts else 0.0

@@ -30,8 +30,9 @@ class Watchdog:
       stacks: by process, what it wrote when it was asked where its threads are.
     """
 
-    def __init__(self, count: int, stall: float = 0.0):
-        """Args: processes; minutes that a step may take, 0: any."""
+    def __init__(self, count: int, stall: float = 0.0, first: int = 0):
+        """Args: processes; minutes that a step may take, 0: any; index of the first of them."""
+        self.first = first
         self.stacks: dict[int, str] = {}
         self._stall = stall
         # Without names: nothing is left behind, and no cleaner of old files finds them.
@@ -80,9 +81,13 @@ class Watchdog:
         silent = min(due, key=lambda index: due[index])
         step = self._latest[silent][0].step
         what = f"nothing after step {step}" if step >= 0 else "no step"
-        stopped = [f"; process {i} was stopped by a signal" for i in due if _stopped(processes[i])]
+        stopped = [
+            f"; process {self.first + i} was stopped by a signal"
+            for i in due
+            if _stopped(processes[i])
+        ]
         return (
-            f"process {silent} has finished {what} for {self._allowed(silent):g} min "
+            f"process {self.first + silent} has finished {what} for {self._allowed(silent):g} min "
             f"(--stall={self._stall:g}){''.join(stopped)}"
         )
 
@@ -102,7 +107,7 @@ class Watchdog:
             time.sleep(0.3)
         for index, text in self.stacks.items():
             for line in text.splitlines() or ["it wrote no stacks"]:
-                tell(f"process {index}: {line}", sys.stderr)
+                tell(f"process {self.first + index}: {line}", sys.stderr)
 
     def keep(self, workdir: Folder | None) -> str:
         """Writes the stacks into a run's folder.
@@ -119,7 +124,7 @@ class Watchdog:
         try:
             make_folder(folder, str(folder))
             for index, text in self.stacks.items():
-                write_text(folder / f"process-{index}.txt", text)
+                write_text(folder / f"process-{self.first + index}.txt", text)
         except UserError:
             return shown
         return f"{shown} and in {folder}"

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from launch.supervision import Ending, Restarts, supervise
+from launch.supervision import Ending, Restarts, minutes, supervise
 from train.processes.watch import LOST
 
 STATUSES = st.sampled_from([0, 1, 2, LOST, 130, 137, 143, 255])
@@ -132,3 +132,9 @@ def test_a_signal_ends_the_wait():
     assert time.monotonic() - began < 5
     assert run.lines[-1].startswith("error: asked to end by SIGTERM, with nothing new to save")
     assert len(run.groups) == 1
+
+
+def test_hangs_are_looked_for_where_there_are_restarts():
+    cases = ((None, 0, 0.0), (None, 1, 10.0), (0.0, 1, 0.0), (3.0, 0, 3.0))
+    for stall, restarts, expected in cases:
+        assert minutes(stall, restarts) == expected

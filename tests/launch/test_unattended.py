@@ -23,10 +23,10 @@ import fcntl, os, signal, termios
 if os.isatty(0):
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 from configs import command
-from launch import local
+from launch import group, local
 if "NOHUP" in os.environ:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-local.TRAINING = ("-c", os.environ["CHILD"])
+group.TRAINING = ("-c", os.environ["CHILD"])
 command.run(local.main, local._define_flags)
 """
 

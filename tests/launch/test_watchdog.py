@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from launch import local, watchdog
+from launch import group, watchdog
 from launch.watchdog import Watchdog
 from tests.train.processes import running
 from train import heartbeat
@@ -125,7 +125,7 @@ def test_who_hangs_is_asked_where_it_is_then_ended(tmp_path, capfd):
             hanging(dog, "halted", "os.kill(os.getpid(), signal.SIGSTOP); time.sleep(60)", 1),
             subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], text=True),
         ]
-        status, reason = local.wait(processes, patience=1.0, grace=3.0, watchdog=dog)
+        status, reason = group.wait(processes, patience=1.0, grace=3.0, watchdog=dog)
         assert status == LOST
         assert reason.startswith("process ")
         assert "has finished nothing after step 7 for 0.02 min (--stall=0.02)" in reason
@@ -150,7 +150,7 @@ def test_who_does_not_end_after_another_failed_is_asked_before_it_is_killed(tmp_
             subprocess.Popen([sys.executable, "-c", "import sys; sys.exit(3)"], text=True),
         ]
         running.wait_until(lambda: dog.step() == 7)
-        assert local.wait(processes, patience=0.5, grace=1.0, watchdog=dog) == (3, "")
+        assert group.wait(processes, patience=0.5, grace=1.0, watchdog=dog) == (3, "")
         assert processes[0].poll() == -signal.SIGKILL
         assert dog.keep(None) == "the stacks of its threads are above"
         assert list(dog.stacks) == [0]

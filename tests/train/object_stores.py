@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 
-from launch.local import free_port
+from launch.group import free_port
 
 
 class Proxy:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from launch.local import free_port
+from launch.group import free_port
 
 ROOT = Path(__file__).parents[3]
 

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from configs.errors import UserError
-from launch.local import free_port
+from launch.group import free_port
 from tests.train.processes import running
 from train.processes import gathering
 from train.processes.environment import Place

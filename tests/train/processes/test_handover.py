@@ -4,7 +4,7 @@ import socket
 
 import pytest
 
-from launch.local import free_port
+from launch.group import free_port
 from tests.train.processes import running
 from train.processes.environment import Place
 from train.processes.gathering import gather

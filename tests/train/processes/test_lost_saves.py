@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from launch.local import free_port
+from launch.group import free_port
 from model import manifest
 from tests.train.processes import running
 
