@@ -55,7 +55,10 @@ def config_source() -> str:
 
 
 def run(
-    main: Callable[..., None], define_flags: Callable[[], None], verbs: tuple[str, ...] = ()
+    main: Callable[..., None],
+    define_flags: Callable[[], None],
+    verbs: tuple[str, ...] = (),
+    otherwise: str = "",
 ) -> None:
     """Runs a command: defines and parses its flags, then calls ``main``.
 
@@ -67,6 +70,7 @@ def run(
       define_flags: defines the command's flags.
       verbs: the words of which the command line must hold one (``python -m room.command VERB
         --flag=value``); with none, every word that is not a flag is refused.
+      otherwise: the verb where there is none.
     """
 
     def parse(argv: list[str]) -> list[str]:
@@ -79,6 +83,8 @@ def run(
             _fail(_flag_mistake(error))
         finally:
             logger.removeFilter(_silent)
+        if otherwise and len(rest) == 1:
+            rest = [*rest, otherwise]
         mistake = _verb_mistake(rest[1:], verbs)
         if mistake and not any(flags.FLAGS[name].value for name in ("help", "helpfull")):
             _fail(mistake)

@@ -60,6 +60,10 @@ class Watchdog:
         """Returns the last step that a process has finished; -1 where there is none."""
         return max(self._sign(index).step for index in range(len(self._files)))
 
+    def joined(self) -> bool:
+        """Tells whether all processes have found those of the run."""
+        return all(self._sign(index).joined for index in range(len(self._files)))
+
     def stalled(self, processes: list[subprocess.Popen[str]]) -> str:
         """Returns which process no longer gives signs, and for how long, as a sentence begins.
 

@@ -37,6 +37,7 @@ def main() -> None:
     config, workdir = command.config(), run_folder(flags.FLAGS.workdir, "--workdir")
     console = SteadyConsole()
     with joining.join() as processes:
+        heartbeat.joined()
         outcome = train(config, workdir, console, processes)
         console.check()
     if outcome.signal is not None:

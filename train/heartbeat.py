@@ -13,7 +13,7 @@ import signal
 import struct
 
 VARIABLE = "MANYHEADS_HEARTBEAT"  # the descriptors of the two files
-_FORM = struct.Struct("=qq?")
+_FORM = struct.Struct("=qq??")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,10 +23,11 @@ class Sign:
     count: int = 0  # of signs; none before it listens to SIGUSR1
     step: int = -1  # the last that it has finished; -1: none yet
     busy: bool = True  # with what may take longer than a step
+    joined: bool = False  # with the other processes of its run
 
     def write(self, file: int) -> None:
         """Writes it in place of the one before, which takes no room on a disk that is full."""
-        os.pwrite(file, _FORM.pack(self.count, self.step, self.busy), 0)
+        os.pwrite(file, _FORM.pack(self.count, self.step, self.busy, self.joined), 0)
 
     @classmethod
     def read(cls, file: int) -> "Sign":
@@ -47,6 +48,13 @@ def begin() -> None:
         busy()
 
 
+def joined() -> None:
+    """Says that the processes of the run have found each other."""
+    global _sign
+    _sign = dataclasses.replace(_sign, joined=True)
+    busy()
+
+
 def finished(step: int) -> None:
     """Says that a step has been finished, and that the next is to take no longer than a step."""
     _give(step, False)
@@ -60,6 +68,6 @@ def busy() -> None:
 def _give(step: int, busy: bool) -> None:
     global _sign
     if _file >= 0:
-        _sign = Sign(_sign.count + 1, step, busy)
+        _sign = Sign(_sign.count + 1, step, busy, _sign.joined)
         with contextlib.suppress(OSError):
             _sign.write(_file)

@@ -1,0 +1,288 @@
+"""All hosts of a job as one: set up, started at once, followed, stopped when one fails."""
+
+import dataclasses
+import functools
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+from configs.console import tell
+from configs.errors import UserError
+from launch.group import GRACE, PATIENCE
+from launch.hosts.call import Call, Unreachable, ask
+from launch.hosts.everywhere import everywhere, values
+from launch.hosts.follower import Follower
+from launch.hosts.host import Host
+from launch.hosts.logs import Logs
+from launch.hosts.plan import Plan
+from launch.supervision import MISTAKE, Ending
+from train.processes.watch import LOST
+
+# Seconds: to prepare a host without a word from it; after which a host that cannot be reached is
+# given up, where the others have ended; and for one that is alone.
+QUIET, GIVEN_UP, ALONE = 1800.0, 30.0, 600.0
+INITIALISING = 60.0  # seconds after which it is asked why not all processes are joined
+_ANSWER = 60.0  # seconds for the answer to a short question
+
+
+class Fleet:
+    """The hosts of a job.
+
+    Attributes:
+      asked: signals that asked the launcher to end.
+      saved: the newest saved step of the run that a host has told of.
+    """
+
+    def __init__(self, plan: Plan, logs: Logs, examine: Callable[[bool], list[str]] | None = None):
+        """Args: what to run; where what is said goes; looks for what is wrong, if that is wished.
+
+        ``examine(running)`` returns sentences, or raises UserError or Unreachable.
+        """
+        self.asked: list[int] = []
+        self.saved = 0
+        self._plan, self._logs, self._examine = plan, logs, examine
+        self._attempt = 0
+        self._started = False
+
+    def adopt(self) -> bool:
+        """Looks whether the job runs already; if so, the next attempt is the one that runs.
+
+        What is left of it on some of the hosts alone is ended by the next start.
+
+        Raises:
+          UserError: it runs with another description.
+          Unreachable: a host cannot be asked.
+        """
+        plan = self._plan
+        found = values(everywhere(plan.hosts, self._look))
+        self._attempt = max((one["state"].get("attempt", 0) for one in found if one), default=0)
+        running = [one for one in found if one and one["state"].get("state") == "running"]
+        if not running:
+            return False
+        for one in running:
+            if differs := plan.same(one["job"]):
+                raise UserError(
+                    f"the job {plan.name} runs already with another {', '.join(differs)}; stop it "
+                    f"(launch.ssh stop --name={plan.name}), or give this one another --name."
+                )
+        attempts = {one["state"]["attempt"] for one in running}
+        if len(running) < len(plan.hosts) or len(attempts) > 1:
+            self._say(f"the job {plan.name} runs on {len(running)} of {len(plan.hosts)} hosts")
+            return False
+        self._say(f"the job {plan.name} runs already; following it")
+        self._started = True
+        return True
+
+    def attempt(self) -> Ending:
+        """Sets up and starts all hosts, or follows what runs; returns when all have ended.
+
+        Raises:
+          UserError: a host refuses.
+        """
+        try:
+            if not self._started:
+                prepared = self._prepare()
+                if self._examine is not None:
+                    for sentence in self._examine(False):
+                        self._say(sentence)
+                self._attempt += 1
+                self._start(prepared)
+        except Unreachable as error:
+            return Ending(LOST, f"{error.host.name} cannot be reached ({error.reason})")
+        try:
+            return self._follow()
+        finally:
+            self._started = False
+
+    def forward(self, number: int, frame: FrameType | None) -> None:
+        """Has the job stop, after a step that is saved; a second signal ends it at once."""
+        del frame
+        self.asked.append(number)
+        if not self._started:
+            tell("stopped; nothing was started", sys.stderr)
+            os._exit(128 + number)
+
+    def leave(self, number: int, frame: FrameType | None) -> None:
+        """Ends the launcher alone: what has been started goes on."""
+        del frame
+        os._exit(128 + number)
+
+    def detached(self) -> None:
+        """Sets up and starts all hosts, and returns.
+
+        Raises:
+          UserError: a host refuses, or cannot be reached.
+        """
+        try:
+            prepared = self._prepare()
+            if self._examine is not None:
+                for sentence in self._examine(False):
+                    self._say(sentence)
+            self._attempt += 1
+            self._start(prepared)
+        except Unreachable as error:
+            raise UserError(
+                f"{error.host.name} cannot be reached ({error.reason}); see that it runs."
+            ) from error
+
+    def _look(self, host: Host) -> dict[str, Any]:
+        request = dict(action="look", root=self._plan.root, name=self._plan.name)
+        found: dict[str, Any] = ask(host, "jobs", _ANSWER, **request)["jobs"]
+        return found.get(self._plan.name, {})
+
+    def _prepare(self) -> list[dict[str, Any]]:
+        archive = functools.cache(self._plan.snapshot.archive)
+
+        def prepare(host: Host) -> dict[str, Any]:
+            with Call(host, "prepare", **self._plan.prepare_request()) as call:
+
+                def heard(message: dict[str, Any]) -> None:
+                    if message.get("need") == "code":
+                        call.send_bytes(archive())
+                    elif "say" in message:
+                        self._logs.show(host, message["say"])
+
+                return call.answer(QUIET, heard)
+
+        return values(everywhere(self._plan.hosts, prepare))
+
+    def _start(self, prepared: list[dict[str, Any]]) -> None:
+        """Starts all when all are ready; none where one is not.
+
+        Raises:
+          UserError: a host refuses.
+          Unreachable: one cannot be reached.
+        """
+        plan, calls = self._plan, list[Call]()
+        try:
+            for index, host in enumerate(plan.hosts):
+                request = plan.start_request(index, self._attempt, prepared[index])
+                calls.append(Call(host, "jobs", **request))
+            for call in calls:
+                next(call.messages(_ANSWER))  # ready
+            self._started = True
+            for call in calls:
+                call.send(go=True)
+            for call in calls:
+                call.answer(_ANSWER)
+        finally:
+            for call in calls:
+                call.close()
+        where = ", ".join(host.name for host in plan.hosts)
+        self._say(f"attempt {self._attempt}: started on {where}")
+
+    def _follow(self) -> Ending:
+        """Returns when all hosts have ended, or are given up."""
+        began = time.monotonic()
+        followers = [Follower(h, self._plan, self._attempt, self._logs) for h in self._plan.hosts]
+        for follower in followers:
+            follower.start()
+        end = _End(self._stop)
+        examined = False
+        while not all(follower.ended for follower in followers):
+            failed = [f for f in followers if f.state.get("status") and f.ended]
+            end.look(bool(failed), self.asked)
+            if mistake := next((f.mistake for f in followers if f.mistake), None):
+                raise mistake
+            if self._lost(followers, bool(failed) or bool(self.asked)):
+                break
+            if not examined and time.monotonic() > began + INITIALISING:
+                examined = True
+                self._ask_why(followers)
+            time.sleep(0.2)
+        for follower in followers:
+            follower.close()
+        self.saved = max([self.saved, *(f.state.get("saved", 0) for f in followers)])
+        return _ending(followers)
+
+    def _lost(self, followers: list[Follower], others_end: bool) -> bool:
+        """Tells whether all that have not ended are to be given up."""
+        left = [follower for follower in followers if not follower.ended]
+        others_end = others_end or len(left) < len(followers)
+        patience = GIVEN_UP if others_end else ALONE if len(followers) == 1 else float("inf")
+        return all(follower.silent() > patience for follower in left)
+
+    def _ask_why(self, followers: list[Follower]) -> None:
+        if self._examine is None or all(f.state.get("joined") for f in followers):
+            return
+        self._say(f"not all processes are joined after {INITIALISING:.0f} s; looking why")
+        try:
+            found = self._examine(True)
+        except (UserError, Unreachable) as error:
+            found = [str(error)]
+        for sentence in found or ["nothing that is wrong was found"]:
+            self._say(sentence)
+
+    def _stop(self, kill: bool) -> None:
+        """Asks all hosts to end; from a thread, as some may not answer."""
+        request = dict(action="stop", root=self._plan.root, name=self._plan.name, kill=kill)
+        act = functools.partial(_stop_one, request)
+        threading.Thread(target=everywhere, args=(self._plan.hosts, act), daemon=True).start()
+
+    def _say(self, line: str) -> None:
+        tell(line, sys.stderr)
+
+
+def _stop_one(request: dict[str, Any], host: Host) -> dict[str, Any]:
+    return ask(host, "jobs", _ANSWER, **request)
+
+
+@dataclasses.dataclass
+class _End:
+    """When the hosts of a job are asked to end, and when they are killed."""
+
+    stop: Callable[[bool], None]  # whether to kill
+    _since: float | None = None  # when one has failed
+    _told: float | None = None  # when all were asked
+    _killed: bool = False
+
+    def look(self, failed: bool, asked: list[int]) -> None:
+        """Asks and kills where it is time to.
+
+        Args:
+          failed: whether a host has.
+          asked: signals to the launcher.
+        """
+        now = time.monotonic()
+        if failed and self._since is None:
+            self._since = now
+        due = self._since is not None and now > self._since + PATIENCE
+        if (due or asked) and self._told is None:
+            self._told = now
+            self.stop(False)
+        late = self._told is not None and now > self._told + GRACE
+        if (late or len(asked) > 1) and not self._killed:
+            self._killed = True
+            self.stop(True)
+
+
+def _ending(followers: list[Follower]) -> Ending:
+    """Returns how an attempt ended: by the host that failed, not by those that fail of it."""
+    rank = {LOST: 2, MISTAKE: 3, 0: 5}
+
+    def order(follower: Follower) -> int:
+        status = follower.state.get("status", LOST)
+        return rank.get(status, 1 if status < 128 else 0) if follower.ended else 4
+
+    step = max((f.state.get("step", -1) for f in followers), default=-1)
+    stacks = next((f.state["stacks"] for f in followers if f.state.get("stacks")), "")
+    first = min(followers, key=order)
+    gone = [follower for follower in followers if not follower.ended]
+    if gone and order(first) in (2, 4, 5):
+        names = ", ".join(follower.host.name for follower in gone)
+        return Ending(LOST, f"{names} cannot be reached ({gone[0].reason})", step, stacks)
+    state = first.state
+    if state.get("taken"):
+        return Ending(MISTAKE, f"another launcher has taken the job on {first.host.name}", step)
+    reason = state.get("reason", "")
+    where = f"on {first.host.name} "
+    status = state.get("status", LOST)
+    if not reason and status:
+        reason = f"the processes {where}ended with exit status {status}"
+    elif reason:
+        reason = f"{where}{reason}".strip()
+    return Ending(status, reason, step, stacks)

@@ -1,0 +1,50 @@
+"""Passes on what an attempt of a job says on this host, and how it stands, until it has ended."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from launch.hosts.remote import jobs, places, wire
+
+LOOKING = 0.3  # seconds between two looks
+BEAT = 5.0  # seconds after which something is said in any case
+_PIECE = 1 << 16  # bytes of a log that are passed on at once
+
+
+def act(request: dict[str, Any]) -> dict[str, Any]:
+    """Follows an attempt.
+
+    Args:
+      request: ``root``, ``name``, ``attempt``; ``offset``: bytes of its log that are known.
+
+    Returns:
+      The last state.
+    """
+    wire.end_with_launcher()
+    folder = places.job_folder(request["root"], request["name"])
+    path = places.log_path(folder, request["attempt"])
+    offset, said, beat = request["offset"], {}, time.monotonic()  # type: int, dict[str, Any], float
+    while True:
+        state = jobs.current(folder)  # before the log: who has ended writes no more
+        try:
+            with open(path, "rb") as log:
+                log.seek(offset)
+                while piece := log.read(_PIECE):
+                    offset += len(piece)
+                    wire.send_bytes(piece)
+                    beat = time.monotonic()
+        except FileNotFoundError:
+            pass
+        other = state.get("attempt") != request["attempt"]
+        if other or state.get("state") == "ended":
+            return dict(state, taken=other)
+        if state != said or time.monotonic() > beat + BEAT:
+            wire.send(state=state)
+            said, beat = state, time.monotonic()
+        time.sleep(LOOKING)
+
+
+def main() -> None:
+    """Answers one request."""
+    wire.answer(act)

@@ -1,0 +1,206 @@
+"""A run across machines that ssh reaches: they are set up, started at once, followed, stopped.
+
+    python -m launch.ssh --hosts=a,b,c --config=configs/toy.py --workdir=/shared/run
+    python -m launch.ssh list --hosts=a,b,c
+    python -m launch.ssh stop --hosts=a,b,c --name=run-1f2e3d4c
+
+This code as it is here (git's revision and what was changed since) is copied to each host, an
+environment is made there once of ``requirements.lock``, and one process of ``python -m train``
+(``--processes``) is started on each. What they say is shown with their names, and kept in files.
+When one fails all are ended, and with ``--restarts`` started again. Ctrl-C and SIGTERM stop all
+after a step that is saved, a second one at once. When the terminal is closed, or this command is
+killed, the run goes on: the same command comes back to it.
+"""
+
+from configs import keyboard
+
+if __name__ == "__main__":
+    keyboard.end_at_once()  # the imports below take seconds
+
+import dataclasses
+import os
+import shlex
+import signal
+import sys
+from pathlib import Path
+
+from absl import flags
+
+from configs import command
+from configs.errors import UserError
+from launch import job, supervision
+from launch.hosts import plan as plans
+from launch.hosts import snapshot
+from launch.hosts.call import Unreachable, ask
+from launch.hosts.everywhere import everywhere, values
+from launch.hosts.fleet import Fleet
+from launch.hosts.host import Host, ssh_hosts
+from launch.hosts.logs import Logs
+from launch.hosts.plan import Plan
+from launch.supervision import supervise
+from train.processes.environment import PORT
+
+VERBS = ("run", "list", "stop")
+_ANSWER = 60.0  # seconds
+
+
+def _define_flags() -> None:
+    job.define_flags()
+    supervision.define_flags()
+    flags.DEFINE_list("hosts", [], "The machines, as ssh takes them: HOST, USER@HOST, HOST:PORT.")
+    flags.DEFINE_integer("processes", 1, "Processes on each host.", 1)
+    flags.DEFINE_string("name", "", "Name of the job on the hosts; by default of the workdir.")
+    flags.DEFINE_string("coordinator", "", "Address of the first host as the others reach it.")
+    flags.DEFINE_integer("coordinator_port", PORT, "The coordinator's port there.", 1, 65535)
+    flags.DEFINE_string("interpreter", "", "A python on the hosts that has all packages already.")
+    flags.DEFINE_string("python", "", "The python on the hosts of which environments are made.")
+    flags.DEFINE_list("extras", ["auto"], "setup.cfg's, such as cuda,gs; auto: of the devices.")
+    flags.DEFINE_string("root", plans.ROOT, "Folder on the hosts for code, environments and jobs.")
+    flags.DEFINE_string("logs", "", "Folder here for what is said; by default runs/launched/NAME.")
+    flags.DEFINE_string("ssh_config", "", "A config file for ssh, in place of the user's.")
+    flags.DEFINE_bool("detach", False, "Return once all are started.")
+    flags.DEFINE_bool("now", False, "stop: kill, and save nothing.")
+
+
+def main(verb: str = "run") -> None:
+    """Does one of the verbs with the flags.
+
+    Raises:
+      UserError: a flag is ill-formed, or a host refuses.
+    """
+    given = flags.FLAGS
+    if not given.hosts:
+        raise UserError("--hosts is missing; name machines that ssh reaches, as in --hosts=a,b,c.")
+    hosts = ssh_hosts(given.hosts, given.ssh_config)
+    if verb == "list":
+        _list(hosts)
+    elif verb == "stop":
+        _stop(hosts)
+    else:
+        _run(_plan(hosts))
+
+
+def _plan(hosts: list[Host]) -> Plan:
+    given = flags.FLAGS
+    taken = snapshot.take()
+    here = Path.cwd().resolve()
+    if not here.is_relative_to(taken.root.resolve()):
+        raise UserError(
+            f"this is run in {here}, and the hosts get {taken.root}; run it there, or below."
+        )
+    described = job.of_flags(job.Resources(hosts=len(hosts), processes=given.processes))
+    file, colon, argument = described.config.partition(":")
+    within = here.relative_to(taken.root.resolve()).as_posix()
+    inside = os.path.relpath(taken.inside(file, "--config"), within)
+    if not described.workdir:
+        raise UserError("--workdir is missing; name the run's folder, one that all hosts share.")
+    described = dataclasses.replace(
+        described,
+        config=f"{inside}{colon}{argument}",
+        workdir=plans.on_hosts(described.workdir, given.root),
+    )
+    address = given.coordinator or hosts[0].address
+    if ":" in address and not address.startswith("["):
+        address = f"[{address}]"
+    return Plan(
+        described,
+        plans.job_name(given.name, described.workdir),
+        tuple(hosts),
+        taken,
+        within=within,
+        root=given.root,
+        coordinator=f"{address}:{given.coordinator_port}",
+        interpreter=given.interpreter,
+        python=given.python,
+        extras=tuple(name for name in given.extras if name and name != "auto"),
+        auto="auto" in given.extras,
+        stall=supervision.stall(),
+    )
+
+
+def _run(plan: Plan) -> None:
+    given = flags.FLAGS
+    folder = Path(given.logs or Path("runs", "launched", plan.name))
+    if given.dry_run:
+        _show(plan, folder)
+        return
+    logs = Logs(folder)
+    fleet = Fleet(plan, logs)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, fleet.forward)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup has it
+        signal.signal(signal.SIGHUP, fleet.leave)
+    try:
+        runs = fleet.adopt()
+    except Unreachable as error:
+        runs = False
+        print(f"{error.host.name} cannot be reached ({error.reason})", file=sys.stderr)
+    if given.detach:
+        if not runs:
+            fleet.detached()
+        return
+    status = supervise(fleet.attempt, supervision.restarts(), lambda: fleet.saved, fleet.asked)
+    sys.exit(status)
+
+
+def _list(hosts: list[Host]) -> None:
+    """Prints the jobs of each host."""
+    root = flags.FLAGS.root
+    for outcome in everywhere(hosts, lambda h: ask(h, "jobs", _ANSWER, action="look", root=root)):
+        name = outcome.host.name
+        if outcome.unreachable:
+            print(f"{name}  cannot be reached ({outcome.unreachable.reason})")
+        elif outcome.mistake:
+            print(f"{outcome.mistake}")
+        elif outcome.value:
+            for called, found in outcome.value["jobs"].items():
+                state = found["state"]
+                how = state["state"] + (f" with {state['status']}" if "status" in state else "")
+                words = " ".join([found["job"].get("config", ""), found["job"].get("workdir", "")])
+                print(f"{name}  {called}  {how}, step {state.get('step', -1)}  {words}")
+
+
+def _stop(hosts: list[Host]) -> None:
+    """Stops a job on all hosts."""
+    given = flags.FLAGS
+    if not (given.name or given.workdir):
+        raise UserError("--name is missing; launch.ssh list shows the names of jobs.")
+    name = plans.job_name(given.name, plans.on_hosts(given.workdir or "", given.root))
+    request = dict(action="stop", root=given.root, name=name, kill=given.now)
+    try:
+        found = values(everywhere(hosts, lambda host: ask(host, "jobs", _ANSWER, **request)))
+    except Unreachable as error:
+        raise UserError(
+            f"{error.host.name} cannot be reached ({error.reason}); the others were asked."
+        ) from error
+    if not any(one["ran"] for one in found):
+        raise UserError(f"no job {name} runs on these hosts; launch.ssh list shows those that do.")
+
+
+def _show(plan: Plan, folder: Path) -> None:
+    """Prints what would be run and written."""
+    about = plan.snapshot.about()
+    changed = ", with what was changed since" if about["changed"] else ""
+    print(f"code: {len(plan.snapshot.files)} files of {about['revision']}{changed}")
+    code = f"{plan.root}/code/{plan.snapshot.digest}"
+    for index, host in enumerate(plan.hosts):
+        print(f"on {host.name}, over: {shlex.join(host.words)}")
+        print(f"  writes {code}, {plan.root}/jobs/{plan.name}")
+        if plan.interpreter:
+            print(f"  runs in {plan.interpreter}")
+        else:
+            extras = ", ".join([*plan.extras, *(["those of its devices"] if plan.auto else [])])
+            print(f"  makes {plan.root}/environments/... of requirements.lock; extras: {extras}")
+        share = plan.share(index)
+        for process in range(share["first"], share["first"] + share["count"]):
+            place = (
+                f"--num_processes={share['total']} --coordinator={plan.coordinator} "
+                f"--process_id={process}"
+            )
+            print(f"  runs {plan.job.line()} {place if share['total'] > 1 else ''}".rstrip())
+    print(f"here: writes {folder}")
+
+
+if __name__ == "__main__":
+    command.run(main, _define_flags, verbs=VERBS, otherwise="run")
