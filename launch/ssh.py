@@ -17,8 +17,7 @@ from configs import keyboard
 if __name__ == "__main__":
     keyboard.end_at_once()  # the imports below take seconds
 
-import dataclasses
-import os
+import functools
 import shlex
 import signal
 import sys
@@ -29,16 +28,17 @@ from absl import flags
 from configs import command
 from configs.errors import UserError
 from launch import job, supervision
+from launch.doctor.examine import Examination
+from launch.hosts import options
 from launch.hosts import plan as plans
-from launch.hosts import snapshot
 from launch.hosts.call import Unreachable, ask
 from launch.hosts.everywhere import everywhere, values
+from launch.hosts.finding import Finding
 from launch.hosts.fleet import Fleet
-from launch.hosts.host import Host, ssh_hosts
+from launch.hosts.host import Host
 from launch.hosts.logs import Logs
 from launch.hosts.plan import Plan
 from launch.supervision import supervise
-from train.processes.environment import PORT
 
 VERBS = ("run", "list", "stop")
 _ANSWER = 60.0  # seconds
@@ -47,17 +47,9 @@ _ANSWER = 60.0  # seconds
 def _define_flags() -> None:
     job.define_flags()
     supervision.define_flags()
-    flags.DEFINE_list("hosts", [], "The machines, as ssh takes them: HOST, USER@HOST, HOST:PORT.")
-    flags.DEFINE_integer("processes", 1, "Processes on each host.", 1)
-    flags.DEFINE_string("name", "", "Name of the job on the hosts; by default of the workdir.")
-    flags.DEFINE_string("coordinator", "", "Address of the first host as the others reach it.")
-    flags.DEFINE_integer("coordinator_port", PORT, "The coordinator's port there.", 1, 65535)
-    flags.DEFINE_string("interpreter", "", "A python on the hosts that has all packages already.")
-    flags.DEFINE_string("python", "", "The python on the hosts of which environments are made.")
-    flags.DEFINE_list("extras", ["auto"], "setup.cfg's, such as cuda,gs; auto: of the devices.")
-    flags.DEFINE_string("root", plans.ROOT, "Folder on the hosts for code, environments and jobs.")
+    options.define_flags()
     flags.DEFINE_string("logs", "", "Folder here for what is said; by default runs/launched/NAME.")
-    flags.DEFINE_string("ssh_config", "", "A config file for ssh, in place of the user's.")
+    flags.DEFINE_bool("check", True, "Look for what is wrong on the hosts before a start.")
     flags.DEFINE_bool("detach", False, "Return once all are started.")
     flags.DEFINE_bool("now", False, "stop: kill, and save nothing.")
 
@@ -68,54 +60,13 @@ def main(verb: str = "run") -> None:
     Raises:
       UserError: a flag is ill-formed, or a host refuses.
     """
-    given = flags.FLAGS
-    if not given.hosts:
-        raise UserError("--hosts is missing; name machines that ssh reaches, as in --hosts=a,b,c.")
-    hosts = ssh_hosts(given.hosts, given.ssh_config)
+    hosts = options.hosts()
     if verb == "list":
         _list(hosts)
     elif verb == "stop":
         _stop(hosts)
     else:
-        _run(_plan(hosts))
-
-
-def _plan(hosts: list[Host]) -> Plan:
-    given = flags.FLAGS
-    taken = snapshot.take()
-    here = Path.cwd().resolve()
-    if not here.is_relative_to(taken.root.resolve()):
-        raise UserError(
-            f"this is run in {here}, and the hosts get {taken.root}; run it there, or below."
-        )
-    described = job.of_flags(job.Resources(hosts=len(hosts), processes=given.processes))
-    file, colon, argument = described.config.partition(":")
-    within = here.relative_to(taken.root.resolve()).as_posix()
-    inside = os.path.relpath(taken.inside(file, "--config"), within)
-    if not described.workdir:
-        raise UserError("--workdir is missing; name the run's folder, one that all hosts share.")
-    described = dataclasses.replace(
-        described,
-        config=f"{inside}{colon}{argument}",
-        workdir=plans.on_hosts(described.workdir, given.root),
-    )
-    address = given.coordinator or hosts[0].address
-    if ":" in address and not address.startswith("["):
-        address = f"[{address}]"
-    return Plan(
-        described,
-        plans.job_name(given.name, described.workdir),
-        tuple(hosts),
-        taken,
-        within=within,
-        root=given.root,
-        coordinator=f"{address}:{given.coordinator_port}",
-        interpreter=given.interpreter,
-        python=given.python,
-        extras=tuple(name for name in given.extras if name and name != "auto"),
-        auto="auto" in given.extras,
-        stall=supervision.stall(),
-    )
+        _run(options.plan(hosts))
 
 
 def _run(plan: Plan) -> None:
@@ -125,7 +76,7 @@ def _run(plan: Plan) -> None:
         _show(plan, folder)
         return
     logs = Logs(folder)
-    fleet = Fleet(plan, logs)
+    fleet = Fleet(plan, logs, functools.partial(_examine, plan) if given.check else None)
     for number in (signal.SIGINT, signal.SIGTERM):
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, fleet.forward)
@@ -142,6 +93,10 @@ def _run(plan: Plan) -> None:
         return
     status = supervise(fleet.attempt, supervision.restarts(), lambda: fleet.saved, fleet.asked)
     sys.exit(status)
+
+
+def _examine(plan: Plan, runs: bool) -> list[Finding]:
+    return Examination(plan, devices=not runs).found
 
 
 def _list(hosts: list[Host]) -> None:

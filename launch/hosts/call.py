@@ -79,7 +79,8 @@ class Call:
             thread.start()
         text = program(module)
         self._write(b"%d\n" % len(text) + text)
-        self.send(**request)
+        if request:
+            self.send(**request)
 
     def __enter__(self) -> "Call":
         return self

@@ -15,6 +15,7 @@ from configs.errors import UserError
 from launch.group import GRACE, PATIENCE
 from launch.hosts.call import Call, Unreachable, ask
 from launch.hosts.everywhere import everywhere, values
+from launch.hosts.finding import Finding
 from launch.hosts.follower import Follower
 from launch.hosts.host import Host
 from launch.hosts.logs import Logs
@@ -28,6 +29,9 @@ QUIET, GIVEN_UP, ALONE = 1800.0, 30.0, 600.0
 INITIALISING = 60.0  # seconds after which it is asked why not all processes are joined
 _ANSWER = 60.0  # seconds for the answer to a short question
 
+# Returns what is wrong; given whether the job runs.
+Examine = Callable[[bool], list[Finding]]
+
 
 class Fleet:
     """The hosts of a job.
@@ -37,11 +41,8 @@ class Fleet:
       saved: the newest saved step of the run that a host has told of.
     """
 
-    def __init__(self, plan: Plan, logs: Logs, examine: Callable[[bool], list[str]] | None = None):
-        """Args: what to run; where what is said goes; looks for what is wrong, if that is wished.
-
-        ``examine(running)`` returns sentences, or raises UserError or Unreachable.
-        """
+    def __init__(self, plan: Plan, logs: Logs, examine: Examine | None = None):
+        """Args: what to run; where what is said goes; what looks for what is wrong, if wished."""
         self.asked: list[int] = []
         self.saved = 0
         self._plan, self._logs, self._examine = plan, logs, examine
@@ -86,9 +87,8 @@ class Fleet:
         try:
             if not self._started:
                 prepared = self._prepare()
-                if self._examine is not None:
-                    for sentence in self._examine(False):
-                        self._say(sentence)
+                if wrong := self._examined():
+                    return Ending(LOST, wrong)
                 self._attempt += 1
                 self._start(prepared)
         except Unreachable as error:
@@ -119,9 +119,8 @@ class Fleet:
         """
         try:
             prepared = self._prepare()
-            if self._examine is not None:
-                for sentence in self._examine(False):
-                    self._say(sentence)
+            if wrong := self._examined():
+                raise UserError(f"{wrong}.")
             self._attempt += 1
             self._start(prepared)
         except Unreachable as error:
@@ -133,6 +132,21 @@ class Fleet:
         request = dict(action="look", root=self._plan.root, name=self._plan.name)
         found: dict[str, Any] = ask(host, "jobs", _ANSWER, **request)["jobs"]
         return found.get(self._plan.name, {})
+
+    def _examined(self) -> str:
+        """Returns what keeps the job from starting now, as a sentence begins; empty where nothing.
+
+        Raises:
+          UserError: something that does not pass by itself.
+        """
+        found = self._examine(False) if self._examine is not None else []
+        fatal = sorted((f for f in found if f.fatal), key=lambda finding: finding.passing)
+        for finding in found:
+            if finding not in fatal[:1]:
+                self._say(finding.sentence)
+        if fatal and not fatal[0].passing:
+            raise UserError(fatal[0].sentence)
+        return fatal[0].sentence.removesuffix(".") if fatal else ""
 
     def _prepare(self) -> list[dict[str, Any]]:
         archive = functools.cache(self._plan.snapshot.archive)
@@ -210,10 +224,7 @@ class Fleet:
         if self._examine is None or all(f.state.get("joined") for f in followers):
             return
         self._say(f"not all processes are joined after {INITIALISING:.0f} s; looking why")
-        try:
-            found = self._examine(True)
-        except (UserError, Unreachable) as error:
-            found = [str(error)]
+        found = [finding.sentence for finding in self._examine(True)]
         for sentence in found or ["nothing that is wrong was found"]:
             self._say(sentence)
 

@@ -7,7 +7,8 @@ import os
 import tempfile
 from typing import Any
 
-STATE, LOCK, JOB = "state.json", "lock", "job.json"
+STATE, LOCK, JOB = "state.json", "lock", "job.json"  # in the folder of a job
+PYTHON = ".python"  # in the folder of code: that of its environment
 
 
 def root(given: str) -> str:

@@ -44,10 +44,13 @@ def act(request: dict[str, Any]) -> dict[str, Any]:
         made.append("code")
     wire.end_with_launcher(_kill_children)
     if request["interpreter"]:
-        return dict(code=code, python=_given(request["interpreter"]), made=made)
-    extras = sorted({*request["extras"], *(_of_devices() if request["auto"] else [])})
-    python, new = _environment(root, code, request["python"], extras)
-    return dict(code=code, python=python, made=made + ["environment"] * new, extras=extras)
+        python, new = _given(request["interpreter"]), False
+    else:
+        extras = sorted({*request["extras"], *(_of_devices() if request["auto"] else [])})
+        python, new = _environment(root, code, request["python"], extras)
+    with open(os.path.join(code, places.PYTHON), "w", encoding="utf-8") as file:
+        file.write(python)
+    return dict(code=code, python=python, made=made + ["environment"] * new)
 
 
 def _unpack(archive: bytes, code: str) -> None:

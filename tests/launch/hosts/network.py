@@ -65,6 +65,7 @@ class Host:
 
     def boot(self) -> None:
         """Starts the host, and returns when its sshd answers."""
+        run("ip", "link", "set", f"{self.space}o", "up")
         script = """
         set -e
         hostname "$1"
@@ -88,12 +89,17 @@ class Host:
             time.sleep(0.2)
 
     def kill(self) -> None:
-        """Ends the host as a power failure does: with all its processes, at once."""
+        """Ends the host as a power failure does: with all its processes and its link, at once."""
+        run("ip", "link", "set", f"{self.space}o", "down")
         if self._init is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._init.pid, signal.SIGKILL)
             self._init.wait()
             self._init = None
+
+    def runs(self) -> bool:
+        """Tells whether the host is up."""
+        return self._init is not None
 
     def enter(self, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Runs a command on the host, without its network."""

@@ -1,0 +1,1 @@
+"""What keeps a run from starting, named with its host and the remedy."""

@@ -1,0 +1,90 @@
+"""What the environment of a job says of itself on its host: packages, config, devices, store."""
+
+import importlib.metadata
+import json
+import os
+import secrets
+import sys
+from typing import Any
+
+from absl import flags
+
+from configs import command, resolved
+from configs.errors import UserError, disk_reason, first_line
+from configs.folders import run_folder
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "ml_collections")
+_OF_DEVICES = ("libtpu", "jax-cuda12-plugin", "jax-cuda13-plugin")
+
+
+def facts(request: dict[str, Any]) -> dict[str, Any]:
+    """Returns what is known.
+
+    Args:
+      request: ``arguments``: of training, or none; ``workdir``; ``devices``: whether to ask for
+        them.
+    """
+    found: dict[str, Any] = dict(
+        python=".".join(map(str, sys.version_info[:3])),
+        packages={name: _version(name) for name in (*PACKAGES, *_OF_DEVICES)},
+    )
+    if request["arguments"]:
+        found["config"] = _config(request["arguments"])
+    if "://" in request["workdir"]:
+        found["store"] = _store(request["workdir"])
+    if request["devices"]:
+        found["devices"] = _devices()
+    return found
+
+
+def _config(arguments: list[str]) -> dict[str, Any]:
+    """Returns the digest of the config that a command line gives here."""
+    try:
+        command.define_config()
+        flags.DEFINE_string("workdir", None, "The run's folder.")
+        sys.argv = ["train", *arguments]  # where ml_collections looks for overrides
+        flags.FLAGS(sys.argv)
+        return dict(digest=resolved.digest(command.config()))
+    except Exception as error:  # a config file may raise anything
+        return dict(error=first_line(error))
+
+
+def _store(workdir: str) -> dict[str, Any]:
+    """Tries to write an object beside a run's."""
+    try:
+        path = run_folder(workdir, "--workdir") / f".doctor-{secrets.token_hex(4)}"
+        path.write_text("")
+        path.unlink()
+    except UserError as error:
+        return dict(error=str(error))
+    except Exception as error:  # of a store, whatever its client raises
+        return dict(error=disk_reason(error))
+    return {}
+
+
+def _devices() -> dict[str, Any]:
+    try:
+        import jax  # seconds, and only where devices are asked for
+
+        devices = jax.local_devices()
+    except Exception as error:  # of a plugin, whatever it raises
+        return dict(error=first_line(error))
+    return dict(count=len(devices), kind=devices[0].device_kind, platform=devices[0].platform)
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def main() -> None:
+    """Answers the request on standard input with one line of JSON, the last on standard output."""
+    request = json.load(sys.stdin)
+    print(json.dumps(facts(request)), flush=True)
+    os._exit(0)  # a device that does not answer keeps no thread waiting
+
+
+if __name__ == "__main__":
+    main()

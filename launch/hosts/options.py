@@ -1,0 +1,90 @@
+"""The flags that say on which hosts a job runs, and what it finds there."""
+
+import dataclasses
+import os
+from pathlib import Path
+
+from absl import flags
+
+from configs.errors import UserError
+from launch import job, supervision
+from launch.hosts import snapshot
+from launch.hosts.host import Host, ssh_hosts
+from launch.hosts.plan import ROOT, Plan, job_name, on_hosts
+from train.processes.environment import PORT
+
+flags.disclaim_key_flags()
+
+
+def define_flags() -> None:
+    """Defines them."""
+    flags.DEFINE_list("hosts", [], "The machines, as ssh takes them: HOST, USER@HOST, HOST:PORT.")
+    flags.DEFINE_integer("processes", 1, "Processes on each host.", 1)
+    flags.DEFINE_string("name", "", "Name of the job on the hosts; by default of the workdir.")
+    flags.DEFINE_string("coordinator", "", "Address of the first host as the others reach it.")
+    flags.DEFINE_integer("coordinator_port", PORT, "The coordinator's port there.", 1, 65535)
+    flags.DEFINE_string("interpreter", "", "A python on the hosts that has all packages already.")
+    flags.DEFINE_string("python", "", "The python on the hosts of which environments are made.")
+    flags.DEFINE_list("extras", ["auto"], "setup.cfg's, such as cuda,gs; auto: of the devices.")
+    flags.DEFINE_string("root", ROOT, "Folder on the hosts for code, environments and jobs.")
+    flags.DEFINE_string("ssh_config", "", "A config file for ssh, in place of the user's.")
+
+
+def hosts() -> list[Host]:
+    """Returns the machines of ``--hosts``.
+
+    Raises:
+      UserError: there are none, or one is ill-formed.
+    """
+    given = flags.FLAGS
+    if not given.hosts:
+        raise UserError("--hosts is missing; name machines that ssh reaches, as in --hosts=a,b,c.")
+    return ssh_hosts(given.hosts, given.ssh_config)
+
+
+def plan(hosts: list[Host], runs: bool = True) -> Plan:
+    """Returns what is to run on hosts, as the flags describe it.
+
+    Args:
+      hosts: the machines.
+      runs: whether it is to be run, and so needs a config and a workdir.
+
+    Raises:
+      UserError: a flag is ill-formed or missing, or what it names does not come to the hosts.
+    """
+    given = flags.FLAGS
+    taken = snapshot.take()
+    here = Path.cwd().resolve()
+    if not here.is_relative_to(taken.root.resolve()):
+        raise UserError(
+            f"this is run in {here}, and the hosts get {taken.root}; run it there, or below."
+        )
+    within = here.relative_to(taken.root.resolve()).as_posix()
+    resources = job.Resources(hosts=len(hosts), processes=given.processes)
+    if not runs and flags.FLAGS["config"].using_default_value:
+        described = job.Job("", given.workdir or "", resources=resources)
+    else:
+        described = job.of_flags(resources)
+        file, colon, argument = described.config.partition(":")
+        inside = os.path.relpath(taken.inside(file, "--config"), within)
+        described = dataclasses.replace(described, config=f"{inside}{colon}{argument}")
+    if runs and not described.workdir:
+        raise UserError("--workdir is missing; name the run's folder, one that all hosts share.")
+    described = dataclasses.replace(described, workdir=on_hosts(described.workdir, given.root))
+    address = given.coordinator or hosts[0].address
+    if ":" in address and not address.startswith("["):
+        address = f"[{address}]"
+    return Plan(
+        described,
+        job_name(given.name, described.workdir),
+        tuple(hosts),
+        taken,
+        within=within,
+        root=given.root,
+        coordinator=f"{address}:{given.coordinator_port}",
+        interpreter=given.interpreter,
+        python=given.python,
+        extras=tuple(name for name in given.extras if name and name != "auto"),
+        auto="auto" in given.extras,
+        stall=supervision.stall(),
+    )
