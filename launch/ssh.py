@@ -32,6 +32,7 @@ from launch.doctor.examine import Examination
 from launch.hosts import options
 from launch.hosts import plan as plans
 from launch.hosts.call import Unreachable, ask
+from launch.hosts.collected import KINDS, collect
 from launch.hosts.everywhere import everywhere, values
 from launch.hosts.finding import Finding
 from launch.hosts.fleet import Fleet
@@ -51,6 +52,12 @@ def _define_flags() -> None:
     flags.DEFINE_string("logs", "", "Folder here for what is said; by default runs/launched/NAME.")
     flags.DEFINE_bool("check", True, "Look for what is wrong on the hosts before a start.")
     flags.DEFINE_bool("detach", False, "Return once all are started.")
+    flags.DEFINE_enum(
+        "collect",
+        "record",
+        KINDS,
+        "What is brought here of the run's folder at the end: its record, or saved steps too.",
+    )
     flags.DEFINE_bool("now", False, "stop: kill, and save nothing.")
 
 
@@ -92,7 +99,18 @@ def _run(plan: Plan) -> None:
             fleet.detached()
         return
     status = supervise(fleet.attempt, supervision.restarts(), lambda: fleet.saved, fleet.asked)
+    _collect(plan, folder / "run")
     sys.exit(status)
+
+
+def _collect(plan: Plan, folder: Path) -> None:
+    try:
+        files = collect(plan.hosts[0], plan, folder, flags.FLAGS.collect)
+    except (UserError, Unreachable) as error:
+        print(f"the run's record was not brought here ({error})", file=sys.stderr)
+        return
+    if files:
+        print(f"{files} files of {plan.job.workdir} on {plan.hosts[0].name} are in {folder}")
 
 
 def _examine(plan: Plan, runs: bool) -> list[Finding]:

@@ -19,7 +19,6 @@ class Expected:
     """What all hosts should have."""
 
     revision: str | None = None  # of the code
-    needed: float = 0.0  # bytes of a saved step
     own_code: bool = True  # that the launcher has sent, rather than a checkout
 
 
@@ -36,7 +35,7 @@ def findings(facts: Mapping[str, Mapping[str, Any]], expected: Expected) -> list
         *_differing(facts, "config", _config, "the config", "see that all read the same files"),
         *_packages(facts),
         *_differing(facts, "devices", _devices, "devices", "see that all devices of it are there"),
-        *(finding for host, fact in facts.items() for finding in _alone(host, fact, expected)),
+        *(finding for host, fact in facts.items() for finding in _alone(host, fact)),
     ]
     order = list(facts)
     return sorted(found, key=lambda finding: (not finding.fatal, order.index(finding.host)))
@@ -120,6 +119,11 @@ def _config(fact: Mapping[str, Any]) -> Any:
     return ((fact.get("packages") or {}).get("config") or {}).get("digest")
 
 
+def _saved_bytes(fact: Mapping[str, Any]) -> float:
+    """Returns about how many bytes a saved step has; 0 where that is not known."""
+    return float(((fact.get("packages") or {}).get("config") or {}).get("bytes") or 0)
+
+
 def _devices(fact: Mapping[str, Any]) -> Any:
     devices = (fact.get("packages") or {}).get("devices") or {}
     return f"{devices['count']} x {devices['kind']}" if "count" in devices else None
@@ -157,9 +161,9 @@ def _differing(
             yield Finding(host, f"{what} of {host}: {found}, where others have {usual}; {remedy}.")
 
 
-def _alone(host: str, fact: Mapping[str, Any], expected: Expected) -> Iterator[Finding]:
+def _alone(host: str, fact: Mapping[str, Any]) -> Iterator[Finding]:
     """Yields what is wrong with a host, whatever the others say."""
-    yield from _disk(host, fact["disk"], expected)
+    yield from _disk(host, fact["disk"], _saved_bytes(fact))
     packages = fact.get("packages") or {}
     if "error" in packages:
         busy = ", perhaps as another process has the devices" if packages.get("slow") else ""
@@ -200,20 +204,20 @@ def _alone(host: str, fact: Mapping[str, Any], expected: Expected) -> Iterator[F
     yield from _name(host, fact, packages)
 
 
-def _disk(host: str, disk: Mapping[str, Any], expected: Expected) -> Iterator[Finding]:
+def _disk(host: str, disk: Mapping[str, Any], needed: float) -> Iterator[Finding]:
     if "error" in disk:
         yield Finding(
             host,
             f"{disk['folder']} on {host} cannot be written ({disk['error']}); free space there, "
             "make it writable, or name another --workdir.",
         )
-    elif disk.get("free", LEAST) < max(LEAST, 2 * expected.needed):
-        needed = f", and a saved step takes {expected.needed / 1e9:.1f} GB" * bool(expected.needed)
+    elif disk.get("free", LEAST) < max(LEAST, 2 * needed):
+        step = f", and a saved step takes about {needed / 1e9:.1f} GB" * bool(needed)
         yield Finding(
             host,
-            f"{disk['folder']} on {host} has {disk['free'] / 1e9:.1f} GB left{needed}; free space "
+            f"{disk['folder']} on {host} has {disk['free'] / 1e9:.1f} GB left{step}; free space "
             "there, or name another --workdir.",
-            fatal=disk["free"] < expected.needed,
+            fatal=disk["free"] < needed,
         )
 
 

@@ -8,10 +8,13 @@ import sys
 from typing import Any
 
 from absl import flags
+from ml_collections import ConfigDict
 
 from configs import command, resolved
 from configs.errors import UserError, disk_reason, first_line
 from configs.folders import run_folder
+from model.config import ModelConfig
+from model.tally import tally
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "ml_collections")
 _OF_DEVICES = ("libtpu", "jax-cuda12-plugin", "jax-cuda13-plugin")
@@ -44,9 +47,23 @@ def _config(arguments: list[str]) -> dict[str, Any]:
         flags.DEFINE_string("workdir", None, "The run's folder.")
         sys.argv = ["train", *arguments]  # where ml_collections looks for overrides
         flags.FLAGS(sys.argv)
-        return dict(digest=resolved.digest(command.config()))
+        config = command.config()
+        return dict(digest=resolved.digest(config), bytes=_saved_bytes(config))
     except Exception as error:  # a config file may raise anything
         return dict(error=first_line(error))
+
+
+def _saved_bytes(config: ConfigDict) -> int | None:
+    """Returns about how many bytes a saved step has; an open vocabulary counts as GPT-2's."""
+    try:
+        size = config.model.vocab_size or 50257
+        shape = ModelConfig.from_config(config.model, size, config.length)
+        optim = config.optim
+        counted = tally(shape, config.length, optim.name, optim.ema > 0, optim.master_weights)
+    except UserError:  # which training itself says
+        return None
+    moments = counted.optimizer_bytes
+    return counted.parameter_bytes + (2 * counted.parameter_bytes if moments is None else moments)
 
 
 def _store(workdir: str) -> dict[str, Any]:
