@@ -1,0 +1,1 @@
+"""A run as a JobSet of Kubernetes on Google Cloud: slices of TPUs, or nodes with GPUs."""
