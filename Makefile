@@ -3,7 +3,7 @@
 #   make toy      trains the toy, evaluates it, samples from it, prints its tally
 #   make test     the tests that are not slow
 #   make slow     the slow tests, which guard promises
-#   make extras   the tests that need PyTorch, transformers or the TPU's compiler; installs them
+#   make extras   the tests that need PyTorch, transformers, the TPU's compiler, SkyPilot and the like; installs them
 #   make bench    this project and its peers, interleaved; installs them (PyTorch is large)
 #   make lint     formatting, lint, types, floors
 #   make lock     writes requirements.lock anew: the newest versions that Python 3.11 can have
@@ -21,6 +21,9 @@ STAMP = $(VENV)/.installed
 EXTRAS = .venv-extras
 EXTRAS_STAMP = $(EXTRAS)/.installed
 TORCH ?= torch
+SKY = .venv-sky
+SKY_STAMP = $(SKY)/.installed
+SKYPILOT ?= skypilot>=0.14
 # Two at a time. A file's tests stay with one worker, where they share what they compile; the last
 # files are short.
 AT_ONCE = -n $(WORKERS) --dist loadfile --no-loadscope-reorder
@@ -67,12 +70,19 @@ $(EXTRAS_STAMP): requirements.lock setup.cfg pyproject.toml
 	$(PYTHON) -m venv --clear $(EXTRAS)
 	$(EXTRAS)/bin/python $(PIP) -r requirements.lock
 	$(EXTRAS)/bin/python $(PIP) --constraint requirements.lock '$(TORCH)'
-	$(EXTRAS)/bin/python $(PIP) --constraint requirements.lock --no-build-isolation -e '.[peers,tpu,gs,s3,stores]'
+	$(EXTRAS)/bin/python $(PIP) --constraint requirements.lock --no-build-isolation -e '.[peers,tpu,gs,s3,stores,slurm,gke,stacks]'
+	@touch $@
+
+# SkyPilot by itself: its requirements contradict the locked ones.
+$(SKY_STAMP): setup.cfg
+	$(NEEDS_PYTHON)
+	$(PYTHON) -m venv --clear $(SKY)
+	$(SKY)/bin/python $(PIP) '$(SKYPILOT)'
 	@touch $@
 
 # A test that lacks its extra skips elsewhere and fails here.
-extras: $(EXTRAS_STAMP)
-	MANYHEADS_EXTRAS=required $(EXTRAS)/bin/python -m pytest $(AT_ONCE) -m extras
+extras: $(EXTRAS_STAMP) $(SKY_STAMP)
+	MANYHEADS_EXTRAS=required MANYHEADS_SKY=$(abspath $(SKY))/bin/sky $(EXTRAS)/bin/python -m pytest $(AT_ONCE) -m extras
 
 bench: $(EXTRAS_STAMP)
 	$(EXTRAS)/bin/python -m bench --json=bench.json
@@ -100,6 +110,6 @@ newest: $(NEWEST_STAMP)
 	$(NEWEST)/bin/python -m pytest $(AT_ONCE) -m "not slow and not extras"
 
 clean:
-	rm -rf .venv .venv-newest .venv-extras bench.json .cache .mypy_cache .ruff_cache .pytest_cache .import_linter_cache \
+	rm -rf .venv .venv-newest .venv-extras .venv-sky bench.json .cache .mypy_cache .ruff_cache .pytest_cache .import_linter_cache \
 	  .hypothesis manyheads.egg-info build runs/toy
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

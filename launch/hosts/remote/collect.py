@@ -27,7 +27,8 @@ def act(request: dict[str, Any]) -> dict[str, Any]:
     for place, folders, files in os.walk(folder):
         if not request["all"] and place == folder:
             folders[:] = [name for name in folders if name not in _STEPS]
-        names += [os.path.relpath(os.path.join(place, name), folder) for name in files]
+        paths = [os.path.join(place, name) for name in files]
+        names += [os.path.relpath(path, folder) for path in paths if not os.path.islink(path)]
     with tarfile.open(fileobj=_Sent(), mode="w|gz") as packed:  # type: ignore[call-overload]
         for name in sorted(names):
             try:
