@@ -281,14 +281,14 @@ def _ending(followers: list[Follower]) -> Ending:
 
     step = max((f.state.get("step", -1) for f in followers), default=-1)
     stacks = next((f.state["stacks"] for f in followers if f.state.get("stacks")), "")
+    if taken := next((f.host.name for f in followers if f.state.get("taken")), ""):
+        return Ending(MISTAKE, f"another launcher has taken the job on {taken}", step)
     first = min(followers, key=order)
     gone = [follower for follower in followers if not follower.ended]
     if gone and order(first) in (2, 4, 5):
         names = ", ".join(follower.host.name for follower in gone)
         return Ending(LOST, f"{names} cannot be reached ({gone[0].reason})", step, stacks)
     state = first.state
-    if state.get("taken"):
-        return Ending(MISTAKE, f"another launcher has taken the job on {first.host.name}", step)
     reason = state.get("reason", "")
     where = f"on {first.host.name} "
     status = state.get("status", LOST)
