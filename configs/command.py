@@ -80,7 +80,7 @@ def run(
             rest = flags.FLAGS(argv)
         except Exception as error:  # a config file may raise anything
             _check_output(error)
-            _fail(_flag_mistake(error))
+            _fail(flag_mistake(error))
         finally:
             logger.removeFilter(_silent)
         if otherwise and len(rest) == 1:
@@ -167,7 +167,7 @@ def _chain(error: BaseException) -> list[BaseException]:
     return causes
 
 
-def _flag_mistake(error: Exception) -> str:
+def flag_mistake(error: Exception) -> str:
     """Turns what absl and ml_collections raise into one sentence with a remedy."""
     root = _chain(error)[-1]
     if isinstance(root, UserError):

@@ -31,7 +31,7 @@ from launch import job, supervision
 from launch.doctor.examine import Examination
 from launch.hosts import options
 from launch.hosts import plan as plans
-from launch.hosts.call import Unreachable, ask
+from launch.hosts.call import Unreachable, ask, shown
 from launch.hosts.collected import KINDS, collect
 from launch.hosts.everywhere import everywhere, values
 from launch.hosts.finding import Finding
@@ -119,8 +119,11 @@ def _examine(plan: Plan, runs: bool) -> list[Finding]:
 
 def _list(hosts: list[Host]) -> None:
     """Prints the jobs of each host."""
-    root = flags.FLAGS.root
-    for outcome in everywhere(hosts, lambda h: ask(h, "jobs", _ANSWER, action="look", root=root)):
+    request = dict(action="look", root=flags.FLAGS.root)
+    if flags.FLAGS.dry_run:
+        print("\n".join(shown(host, "jobs", **request) for host in hosts))
+        return
+    for outcome in everywhere(hosts, lambda host: ask(host, "jobs", _ANSWER, **request)):
         name = outcome.host.name
         if outcome.unreachable:
             print(f"{name}  cannot be reached ({outcome.unreachable.reason})")
@@ -141,6 +144,9 @@ def _stop(hosts: list[Host]) -> None:
         raise UserError("--name is missing; launch.ssh list shows the names of jobs.")
     name = plans.job_name(given.name, plans.on_hosts(given.workdir or "", given.root))
     request = dict(action="stop", root=given.root, name=name, kill=given.now)
+    if given.dry_run:
+        print("\n".join(shown(host, "jobs", **request) for host in hosts))
+        return
     try:
         found = values(everywhere(hosts, lambda host: ask(host, "jobs", _ANSWER, **request)))
     except Unreachable as error:

@@ -26,6 +26,7 @@ from configs.figures import write_json
 from launch import job, supervision
 from launch.doctor.examine import Examination
 from launch.hosts import options
+from launch.hosts.call import shown
 
 
 def _define_flags() -> None:
@@ -41,6 +42,10 @@ def main() -> None:
     """Prints what each host has, and what is wrong; exits with 1 where a run cannot start."""
     given = flags.FLAGS
     plan = options.plan(options.hosts(), runs=False)
+    if given.dry_run:
+        print("\n".join(shown(host, "probe") for host in plan.hosts))
+        print(f"of these, all but {plan.hosts[0].name} then try to reach {plan.coordinator}")
+        return
     examination = Examination(plan, given.checkout, given.devices)
     console = Console()
     Console(width=None if console.is_terminal else 140).print(

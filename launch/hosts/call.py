@@ -4,6 +4,7 @@ import contextlib
 import functools
 import json
 import queue
+import shlex
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
@@ -195,6 +196,12 @@ class Call:
         if said:
             return said[-1].rstrip(".\r")
         return f"the connection has ended with status {self._process.poll()}"
+
+
+def shown(host: Host, module: str, **request: Any) -> str:
+    """Returns what would be asked of a host, as a line of a dry run."""
+    asked = f" to answer {json.dumps(request)}" if request else ""
+    return f"on {host.name}, over: {shlex.join(host.words)}\n  runs remote/{module}.py{asked}"
 
 
 def ask(host: Host, module: str, timeout: float | None = None, **request: Any) -> dict[str, Any]:

@@ -50,7 +50,7 @@ def _config(arguments: list[str]) -> dict[str, Any]:
         config = command.config()
         return dict(digest=resolved.digest(config), bytes=_saved_bytes(config))
     except Exception as error:  # a config file may raise anything
-        return dict(error=first_line(error))
+        return dict(error=command.flag_mistake(error).rstrip("."))
 
 
 def _saved_bytes(config: ConfigDict) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import glob
 import hashlib
@@ -195,11 +196,7 @@ def _busy(ours: set[Any]) -> list[dict[str, Any]]:
     found = []
     for folder in glob.glob("/proc/[0-9]*/fd") if devices else []:
         pid = int(folder.split("/")[2])
-        try:
-            opened = {os.readlink(os.path.join(folder, name)) for name in os.listdir(folder)}
-        except OSError:  # another user's, or one that has ended
-            continue
-        if pid not in ours and (taken := sorted(devices & opened)):
+        if pid not in ours and (taken := sorted(devices & _opened(folder))):
             found.append(dict(pid=pid, devices=taken, command=_command(pid)))
     return found
 
@@ -213,14 +210,20 @@ def _listener(port: int) -> str:
             if words[3] == "0A" and int(words[1].rpartition(":")[2], 16) == port:
                 inodes.add(f"socket:[{words[9]}]")
     for folder in glob.glob("/proc/[0-9]*/fd"):
-        try:
-            opened = {os.readlink(os.path.join(folder, name)) for name in os.listdir(folder)}
-        except OSError:
-            continue
-        if inodes & opened:
+        if inodes & _opened(folder):
             pid = int(folder.split("/")[2])
             return f"process {pid} ({_command(pid)})"
     return ""
+
+
+def _opened(folder: str) -> set[str]:
+    """Returns what a process has open; nothing where it has ended, or is another user's."""
+    found = set()
+    with contextlib.suppress(OSError):
+        for name in os.listdir(folder):
+            with contextlib.suppress(OSError):  # closed meanwhile
+                found.add(os.readlink(os.path.join(folder, name)))
+    return found
 
 
 def _command(pid: int) -> str:

@@ -1,9 +1,12 @@
 """Conversations with a host: what is sent arrives, and who has gone is noticed."""
 
+import ast
+import fcntl
 import functools
 import os
 import signal
 import time
+from pathlib import Path
 
 import pytest
 
@@ -42,6 +45,13 @@ def test_each_program_imports_nothing_but_the_standard_library_and_its_own(tmp_p
             else:
                 with pytest.raises(Unreachable, match="KeyError"):
                     started.answer(30)
+
+
+def test_the_programs_are_of_a_python_that_hosts_have():
+    for module in ("jobs", "follow", "prepare", "probe", "collect"):
+        ast.parse(call.program(module), feature_version=(3, 8))
+    for path in Path(call.__file__).parent.glob("remote/*.py"):
+        ast.parse(path.read_text(), feature_version=(3, 8))
 
 
 def test_what_a_login_shell_says_besides_is_passed_over(tmp_path):
@@ -92,8 +102,6 @@ def test_a_launcher_that_goes_ends_what_it_has_started_there(tmp_path):
     folder.mkdir(parents=True)
     (folder / "state.json").write_text('{"attempt": 1, "state": "running"}')
     lock = open(folder / "lock", "w")  # noqa: SIM115 -- held while the job "runs"
-    import fcntl
-
     fcntl.flock(lock, fcntl.LOCK_EX)
     asked = Call(HERE, "follow", root=str(tmp_path), name="one", attempt=1, offset=0)
     assert next(asked.messages(30))["state"]["state"] == "running"
