@@ -89,18 +89,22 @@ def _run(plan: Plan) -> None:
             signal.signal(number, fleet.forward)
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup has it
         signal.signal(signal.SIGHUP, fleet.leave)
-    try:
-        runs = fleet.adopt()
-    except Unreachable as error:
-        runs = False
-        print(f"{error.host.name} cannot be reached ({error.reason})", file=sys.stderr)
     if given.detach:
-        if not runs:
-            fleet.detached()
+        _detach(fleet)
         return
     status = supervise(fleet.attempt, supervision.restarts(), lambda: fleet.saved, fleet.asked)
     _collect(plan, folder / "run")
     sys.exit(status)
+
+
+def _detach(fleet: Fleet) -> None:
+    """Starts the job where it does not run yet."""
+    try:
+        wrong = "" if fleet.adopt() else fleet.begin()
+    except Unreachable as error:
+        wrong = f"{error.host.name} cannot be reached ({error.reason}); see that it runs"
+    if wrong:
+        raise UserError(f"{wrong}.")
 
 
 def _collect(plan: Plan, folder: Path) -> None:

@@ -39,15 +39,18 @@ class Fleet:
     Attributes:
       asked: signals that asked the launcher to end.
       saved: the newest saved step of the run that a host has told of.
+      started: whether the job runs, as far as is known.
+      followers: of the latest attempt, one for each host.
     """
 
     def __init__(self, plan: Plan, logs: Logs, examine: Examine | None = None):
         """Args: what to run; where what is said goes; what looks for what is wrong, if wished."""
         self.asked: list[int] = []
-        self.saved = 0
+        self.saved, self.started = 0, False
+        self.followers: list[Follower] = []
         self._plan, self._logs, self._examine = plan, logs, examine
         self._attempt = 0
-        self._started = False
+        self._left = self._looked = False
 
     def adopt(self) -> bool:
         """Looks whether the job runs already; if so, the next attempt is the one that runs.
@@ -60,6 +63,7 @@ class Fleet:
         """
         plan = self._plan
         found = values(everywhere(plan.hosts, self._look))
+        self._looked = True
         self._attempt = max((one["state"].get("attempt", 0) for one in found if one), default=0)
         running = [one for one in found if one and one["state"].get("state") == "running"]
         if not running:
@@ -75,7 +79,7 @@ class Fleet:
             self._say(f"the job {plan.name} runs on {len(running)} of {len(plan.hosts)} hosts")
             return False
         self._say(f"the job {plan.name} runs already; following it")
-        self._started = True
+        self.started = True
         return True
 
     def attempt(self) -> Ending:
@@ -85,24 +89,73 @@ class Fleet:
           UserError: a host refuses.
         """
         try:
-            if not self._started:
-                prepared = self._prepare()
-                if wrong := self._examined():
-                    return Ending(LOST, wrong)
-                self._attempt += 1
-                self._start(prepared)
+            if not self._looked:
+                self.adopt()
+            wrong = "" if self.started else self.begin()
         except Unreachable as error:
-            return Ending(LOST, f"{error.host.name} cannot be reached ({error.reason})")
+            wrong = f"{error.host.name} cannot be reached ({error.reason})"
+        return Ending(LOST, wrong) if wrong else self.follow()
+
+    def begin(self) -> str:
+        """Sets up all hosts and starts them.
+
+        Returns:
+          Why nothing was started, as a sentence begins, where that may pass; else nothing.
+
+        Raises:
+          UserError: a host refuses, or something is wrong that does not pass by itself.
+          Unreachable: a host cannot be reached.
+        """
+        prepared = self._prepare()
+        if wrong := self._examined():
+            return wrong
+        self._attempt += 1
+        self._start(prepared)
+        return ""
+
+    def follow(self) -> Ending:
+        """Returns when all hosts have ended, or are given up, or have been let go of.
+
+        Raises:
+          UserError: what they say cannot be written here.
+        """
+        began = time.monotonic()
+        self.followers = [
+            Follower(host, self._plan, self._attempt, self._logs) for host in self._plan.hosts
+        ]
+        followers = self.followers
+        for follower in followers:
+            follower.start()
+        end = _End(self._stop)
+        examined = False
         try:
-            return self._follow()
+            while not (self._left or all(follower.ended for follower in followers)):
+                failed = any(f.state.get("status") for f in followers if f.ended)
+                end.look(failed, self.asked)
+                if mistake := next((f.mistake for f in followers if f.mistake), None):
+                    raise mistake
+                if self._lost(followers, failed or bool(self.asked)):
+                    break
+                if not examined and time.monotonic() > began + INITIALISING:
+                    examined = True
+                    self._ask_why(followers)
+                time.sleep(0.2)
         finally:
-            self._started = False
+            for follower in followers:
+                follower.close()
+            self.started = False
+        self.saved = max([self.saved, *(f.state.get("saved", 0) for f in followers)])
+        return _ending(followers)
+
+    def let_go(self) -> None:
+        """Has ``follow`` return: what runs on the hosts goes on, or they are gone."""
+        self._left = True
 
     def forward(self, number: int, frame: FrameType | None) -> None:
         """Has the job stop, after a step that is saved; a second signal ends it at once."""
         del frame
         self.asked.append(number)
-        if not self._started:
+        if not self.started:
             tell("stopped; nothing was started", sys.stderr)
             os._exit(128 + number)
 
@@ -110,23 +163,6 @@ class Fleet:
         """Ends the launcher alone: what has been started goes on."""
         del frame
         os._exit(128 + number)
-
-    def detached(self) -> None:
-        """Sets up and starts all hosts, and returns.
-
-        Raises:
-          UserError: a host refuses, or cannot be reached.
-        """
-        try:
-            prepared = self._prepare()
-            if wrong := self._examined():
-                raise UserError(f"{wrong}.")
-            self._attempt += 1
-            self._start(prepared)
-        except Unreachable as error:
-            raise UserError(
-                f"{error.host.name} cannot be reached ({error.reason}); see that it runs."
-            ) from error
 
     def _look(self, host: Host) -> dict[str, Any]:
         request = dict(action="look", root=self._plan.root, name=self._plan.name)
@@ -178,7 +214,7 @@ class Fleet:
                 calls.append(Call(host, "jobs", **request))
             for call in calls:
                 next(call.messages(_ANSWER))  # ready
-            self._started = True
+            self.started = True
             for call in calls:
                 call.send(go=True)
             for call in calls:
@@ -188,30 +224,6 @@ class Fleet:
                 call.close()
         where = ", ".join(host.name for host in plan.hosts)
         self._say(f"attempt {self._attempt}: started on {where}")
-
-    def _follow(self) -> Ending:
-        """Returns when all hosts have ended, or are given up."""
-        began = time.monotonic()
-        followers = [Follower(h, self._plan, self._attempt, self._logs) for h in self._plan.hosts]
-        for follower in followers:
-            follower.start()
-        end = _End(self._stop)
-        examined = False
-        while not all(follower.ended for follower in followers):
-            failed = [f for f in followers if f.state.get("status") and f.ended]
-            end.look(bool(failed), self.asked)
-            if mistake := next((f.mistake for f in followers if f.mistake), None):
-                raise mistake
-            if self._lost(followers, bool(failed) or bool(self.asked)):
-                break
-            if not examined and time.monotonic() > began + INITIALISING:
-                examined = True
-                self._ask_why(followers)
-            time.sleep(0.2)
-        for follower in followers:
-            follower.close()
-        self.saved = max([self.saved, *(f.state.get("saved", 0) for f in followers)])
-        return _ending(followers)
 
     def _lost(self, followers: list[Follower], others_end: bool) -> bool:
         """Tells whether all that have not ended are to be given up."""
