@@ -68,3 +68,12 @@ def user_cache() -> Path:
     """
     home = os.environ.get("XDG_CACHE_HOME") or os.path.join("~", ".cache")
     return Path(home).expanduser() / "manyheads"
+
+
+def user_state() -> Path:
+    """Returns the folder of what this project remembers between commands.
+
+    It is ``$XDG_STATE_HOME/manyheads``, or ``~/.local/state/manyheads``.
+    """
+    home = os.environ.get("XDG_STATE_HOME") or os.path.join("~", ".local", "state")
+    return Path(home).expanduser() / "manyheads"

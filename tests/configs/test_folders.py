@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from configs.errors import UserError
-from configs.folders import folder, run_folder
+from configs.folders import folder, run_folder, user_state
 
 
 def test_a_folder_need_not_exist(tmp_path, monkeypatch):
@@ -40,3 +40,11 @@ def test_a_relative_name_in_a_folder_that_is_gone_is_refused(tmp_path, monkeypat
 def test_a_name_that_no_folder_can_have_is_refused(name, reason):
     with pytest.raises(UserError, match=f"--workdir={name}.*{reason}"):
         folder(name, "--workdir")
+
+
+def test_the_state_folder_is_where_the_user_wants_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("XDG_STATE_HOME", raising=False)
+    assert user_state() == tmp_path / ".local" / "state" / "manyheads"
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "elsewhere"))
+    assert user_state() == tmp_path / "elsewhere" / "manyheads"

@@ -1,0 +1,1 @@
+"""TPU VMs: asked for, watched, given back."""
