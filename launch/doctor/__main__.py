@@ -32,6 +32,7 @@ from launch.hosts.call import shown
 def _define_flags() -> None:
     job.define_flags()
     supervision.define_flags()
+    options.define_machines()
     options.define_flags()
     flags.DEFINE_string("checkout", "", "Folder of the code on the hosts, where it is a clone.")
     flags.DEFINE_bool("devices", True, "Ask JAX on each host for its devices.")
@@ -41,7 +42,9 @@ def _define_flags() -> None:
 def main() -> None:
     """Prints what each host has, and what is wrong; exits with 1 where a run cannot start."""
     given = flags.FLAGS
-    plan = options.plan(options.hosts(), runs=False)
+    plan = options.plan(
+        options.machines(), given.name, given.coordinator, given.processes, runs=False
+    )
     if given.dry_run:
         print("\n".join(shown(host, "probe") for host in plan.hosts))
         print(f"of these, all but {plan.hosts[0].name} then try to reach {plan.coordinator}")

@@ -52,10 +52,13 @@ class Fleet:
         self._attempt = 0
         self._left = self._looked = False
 
-    def adopt(self) -> bool:
+    def adopt(self, any_job: bool = False) -> bool:
         """Looks whether the job runs already; if so, the next attempt is the one that runs.
 
         What is left of it on some of the hosts alone is ended by the next start.
+
+        Args:
+          any_job: whatever its description, and though it has ended.
 
         Raises:
           UserError: it runs with another description.
@@ -65,6 +68,8 @@ class Fleet:
         found = values(everywhere(plan.hosts, self._look))
         self._looked = True
         self._attempt = max((one["state"].get("attempt", 0) for one in found if one), default=0)
+        if any_job:
+            return self._attempt > 0
         running = [one for one in found if one and one["state"].get("state") == "running"]
         if not running:
             return False

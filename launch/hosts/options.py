@@ -2,12 +2,14 @@
 
 import dataclasses
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
 
 from configs.errors import UserError
 from launch import job, supervision
+from launch.elsewhere import extras
 from launch.hosts import snapshot
 from launch.hosts.host import Host, ssh_hosts
 from launch.hosts.plan import ROOT, Plan, job_name, on_hosts
@@ -16,21 +18,25 @@ from train.processes.environment import PORT
 flags.disclaim_key_flags()
 
 
-def define_flags() -> None:
-    """Defines them."""
+def define_machines() -> None:
+    """Defines the flags that name machines which ssh reaches, and a job on them."""
     flags.DEFINE_list("hosts", [], "The machines, as ssh takes them: HOST, USER@HOST, HOST:PORT.")
+    flags.DEFINE_string("ssh_config", "", "A config file for ssh, in place of the user's.")
     flags.DEFINE_integer("processes", 1, "Processes on each host.", 1)
     flags.DEFINE_string("name", "", "Name of the job on the hosts; by default of the workdir.")
     flags.DEFINE_string("coordinator", "", "Address of the first host as the others reach it.")
-    flags.DEFINE_integer("coordinator_port", PORT, "The coordinator's port there.", 1, 65535)
+
+
+def define_flags() -> None:
+    """Defines the flags that say what a job finds on its hosts."""
+    flags.DEFINE_integer("coordinator_port", PORT, "The coordinator's port.", 1, 65535)
     flags.DEFINE_string("interpreter", "", "A python on the hosts that has all packages already.")
     flags.DEFINE_string("python", "", "The python on the hosts of which environments are made.")
     flags.DEFINE_list("extras", ["auto"], "setup.cfg's, such as cuda,gs; auto: of the devices.")
     flags.DEFINE_string("root", ROOT, "Folder on the hosts for code, environments and jobs.")
-    flags.DEFINE_string("ssh_config", "", "A config file for ssh, in place of the user's.")
 
 
-def hosts() -> list[Host]:
+def machines() -> list[Host]:
     """Returns the machines of ``--hosts``.
 
     Raises:
@@ -42,11 +48,20 @@ def hosts() -> list[Host]:
     return ssh_hosts(given.hosts, given.ssh_config)
 
 
-def plan(hosts: list[Host], runs: bool = True) -> Plan:
+def plan(
+    hosts: Sequence[Host],
+    name: str = "",
+    coordinator: str = "",
+    processes: int = 1,
+    runs: bool = True,
+) -> Plan:
     """Returns what is to run on hosts, as the flags describe it.
 
     Args:
       hosts: the machines.
+      name: of the job there; that of its workdir where empty.
+      coordinator: address of the first host, where it is not the one by which it is known.
+      processes: on each host.
       runs: whether it is to be run, and so needs a config and a workdir.
 
     Raises:
@@ -60,7 +75,7 @@ def plan(hosts: list[Host], runs: bool = True) -> Plan:
             f"this is run in {here}, and the hosts get {taken.root}; run it there, or below."
         )
     within = here.relative_to(taken.root.resolve()).as_posix()
-    resources = job.Resources(hosts=len(hosts), processes=given.processes)
+    resources = job.Resources(hosts=len(hosts), processes=processes)
     if not runs and flags.FLAGS["config"].using_default_value:
         described = job.Job("", given.workdir or "", resources=resources)
     else:
@@ -71,20 +86,23 @@ def plan(hosts: list[Host], runs: bool = True) -> Plan:
     if runs and not described.workdir:
         raise UserError("--workdir is missing; name the run's folder, one that all hosts share.")
     described = dataclasses.replace(described, workdir=on_hosts(described.workdir, given.root))
-    address = given.coordinator or hosts[0].address
-    if ":" in address and not address.startswith("["):
-        address = f"[{address}]"
     return Plan(
         described,
-        job_name(given.name, described.workdir),
+        job_name(name, described.workdir),
         tuple(hosts),
         taken,
         within=within,
         root=given.root,
-        coordinator=f"{address}:{given.coordinator_port}",
+        coordinator=coordinator_at(coordinator or hosts[0].address),
         interpreter=given.interpreter,
         python=given.python,
-        extras=tuple(name for name in given.extras if name and name != "auto"),
+        extras=tuple(extras(described, *(name for name in given.extras if name != "auto"))),
         auto="auto" in given.extras,
         stall=supervision.stall(),
     )
+
+
+def coordinator_at(address: str) -> str:
+    """Returns the coordinator's address with its port."""
+    host = f"[{address}]" if ":" in address and not address.startswith("[") else address
+    return f"{host}:{flags.FLAGS.coordinator_port}"

@@ -13,7 +13,7 @@ from configs.errors import UserError
 from launch import elsewhere
 from launch.job import Job
 from launch.sky import node
-from launch.tpu_vm import RUNTIME_VERSIONS
+from launch.tpu_vm.accelerators import GENERATIONS
 
 INSTALLED = "MANYHEADS_INSTALL"
 # An image's own Python may be older than 3.11; Ubuntu 22.04 has 3.11 beside it.
@@ -94,8 +94,8 @@ def task(job: Job, name: str, infra: str = "", managed: bool = False) -> dict[st
         use_spot=job.resources.spot,
     )
     matched = _TPU.fullmatch(accelerator)
-    if matched and matched[1] in RUNTIME_VERSIONS:
-        resources["accelerator_args"] = dict(runtime_version=RUNTIME_VERSIONS[matched[1]])
+    if matched and matched[1] in GENERATIONS:
+        resources["accelerator_args"] = dict(runtime_version=GENERATIONS[matched[1]].image)
     if infra:
         resources["infra"] = infra
     if managed:

@@ -1,0 +1,192 @@
+"""What a launcher does with jobs on hosts, however they are reached: run, list, show, stop."""
+
+import functools
+import shlex
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import flags
+
+from configs.errors import UserError
+from configs.folders import folder
+from launch import job, supervision
+from launch.doctor.examine import Examination
+from launch.hosts import snapshot
+from launch.hosts.call import Unreachable, ask, shown
+from launch.hosts.collected import KINDS, collect
+from launch.hosts.everywhere import everywhere, values
+from launch.hosts.finding import Finding
+from launch.hosts.fleet import Examine, Fleet
+from launch.hosts.host import Host
+from launch.hosts.logs import Logs
+from launch.hosts.plan import Plan
+from launch.supervision import supervise
+
+flags.disclaim_key_flags()
+
+_ANSWER = 60.0  # seconds
+
+
+def define_flags() -> None:
+    """Defines the flags of these verbs."""
+    flags.DEFINE_string("logs", "", "Folder here for what is said; by default runs/launched/NAME.")
+    flags.DEFINE_bool("check", True, "Look for what is wrong on the hosts before a start.")
+    flags.DEFINE_bool("detach", False, "run: return once all are started.")
+    flags.DEFINE_enum(
+        "collect",
+        "record",
+        KINDS,
+        "run: what is brought here of the run's folder at the end: its record, or all.",
+    )
+    flags.DEFINE_bool("now", False, "stop: kill, and save nothing.")
+
+
+def run(plan: Plan) -> None:
+    """Runs a job to its end and exits with its status, or comes back to one that runs.
+
+    Raises:
+      UserError: a host refuses, or something there keeps the run from starting.
+    """
+    given = flags.FLAGS
+    if given.dry_run:
+        show(plan)
+        return
+    kept = _folder(plan.name)
+    fleet = Fleet(plan, Logs(kept), examiner(plan))
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, fleet.forward)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup has it
+        signal.signal(signal.SIGHUP, fleet.leave)
+    if given.detach:
+        _detach(fleet)
+        return
+    status = supervise(fleet.attempt, supervision.restarts(), lambda: fleet.saved, fleet.asked)
+    _collect(plan, kept / "run")
+    sys.exit(status)
+
+
+def _detach(fleet: Fleet) -> None:
+    """Starts the job where it does not run yet."""
+    try:
+        wrong = "" if fleet.adopt() else fleet.begin()
+    except Unreachable as error:
+        wrong = f"{error.host.name} cannot be reached ({error.reason}); see that it runs"
+    if wrong:
+        raise UserError(f"{wrong}.")
+
+
+def _collect(plan: Plan, kept: Path) -> None:
+    try:
+        files = collect(plan.hosts[0], plan, kept, flags.FLAGS.collect)
+    except (UserError, Unreachable) as error:
+        print(f"the run's record was not brought here ({error})", file=sys.stderr)
+        return
+    if files:
+        print(f"{files} files of {plan.job.workdir} on {plan.hosts[0].name} are in {kept}")
+
+
+def examiner(plan: Plan) -> Examine | None:
+    """Returns what looks for what is wrong on the hosts of a plan; None with ``--nocheck``."""
+    return functools.partial(_examine, plan) if flags.FLAGS.check else None
+
+
+def _examine(plan: Plan, runs: bool) -> list[Finding]:
+    return Examination(plan, devices=not runs).found
+
+
+def list_jobs(hosts: Sequence[Host]) -> None:
+    """Prints the jobs of each host."""
+    request = dict(action="look", root=flags.FLAGS.root)
+    if flags.FLAGS.dry_run:
+        print("\n".join(shown(host, "jobs", **request) for host in hosts))
+        return
+    for outcome in everywhere(hosts, lambda host: ask(host, "jobs", _ANSWER, **request)):
+        name = outcome.host.name
+        if outcome.unreachable:
+            print(f"{name}  cannot be reached ({outcome.unreachable.reason})")
+        elif outcome.mistake:
+            print(f"{outcome.mistake}")
+        elif outcome.value:
+            for called, found in outcome.value["jobs"].items():
+                state = found["state"]
+                how = state["state"] + (f" with {state['status']}" if "status" in state else "")
+                words = " ".join([found["job"].get("config", ""), found["job"].get("workdir", "")])
+                print(f"{name}  {called}  {how}, step {state.get('step', -1)}  {words}")
+
+
+def stop(hosts: Sequence[Host], name: str) -> None:
+    """Has a job save and end on all hosts, or kills it with ``--now``.
+
+    Raises:
+      UserError: none such runs there, or a host cannot be reached.
+    """
+    given = flags.FLAGS
+    request = dict(action="stop", root=given.root, name=name, kill=given.now)
+    if given.dry_run:
+        print("\n".join(shown(host, "jobs", **request) for host in hosts))
+        return
+    try:
+        found = values(everywhere(hosts, lambda host: ask(host, "jobs", _ANSWER, **request)))
+    except Unreachable as error:
+        raise UserError(
+            f"{error.host.name} cannot be reached ({error.reason}); the others were asked."
+        ) from error
+    if not any(one["ran"] for one in found):
+        raise UserError(f"no job {name} runs on these hosts; list shows those that do.")
+
+
+def logs(hosts: Sequence[Host], name: str) -> None:
+    """Shows what a job has said and says, until it ends; Ctrl-C leaves it as it is.
+
+    Raises:
+      UserError: none such ran there, or a host cannot be reached.
+    """
+    given = flags.FLAGS
+    request = dict(action="look", root=given.root, name=name)
+    if given.dry_run:
+        print("\n".join(shown(host, "jobs", **request) for host in hosts))
+        print("\n".join(shown(host, "follow", root=given.root, name=name) for host in hosts))
+        return
+    plan = Plan(job.Job("", ""), name, tuple(hosts), snapshot.take(), root=given.root)
+    try:
+        fleet = Fleet(plan, Logs(_folder(name)))
+        if not fleet.adopt(any_job=True):
+            raise UserError(f"no job {name} ran on these hosts; list shows those that did.")
+    except Unreachable as error:
+        raise UserError(
+            f"{error.host.name} cannot be reached ({error.reason}); see that it runs."
+        ) from error
+    ending = fleet.follow()
+    print(ending.reason or f"the job ended with exit status {ending.status}", file=sys.stderr)
+
+
+def show(plan: Plan) -> None:
+    """Prints what would be run and written."""
+    about = plan.snapshot.about()
+    changed = ", with what was changed since" if about["changed"] else ""
+    print(f"code: {len(plan.snapshot.files)} files of {about['revision']}{changed}")
+    code = f"{plan.root}/code/{plan.snapshot.digest}"
+    for index, host in enumerate(plan.hosts):
+        print(f"on {host.name}, over: {shlex.join(host.words)}")
+        print(f"  writes {code}, {plan.root}/jobs/{plan.name}")
+        if plan.interpreter:
+            print(f"  runs in {plan.interpreter}")
+        else:
+            extras = ", ".join([*plan.extras, *(["those of its devices"] if plan.auto else [])])
+            print(f"  makes {plan.root}/environments/... of requirements.lock; extras: {extras}")
+        share = plan.share(index)
+        for process in range(share["first"], share["first"] + share["count"]):
+            place = (
+                f"--num_processes={share['total']} --coordinator={plan.coordinator} "
+                f"--process_id={process}"
+            )
+            print(f"  runs {plan.job.line()} {place if share['total'] > 1 else ''}".rstrip())
+    print(f"here: writes {_folder(plan.name)}")
+
+
+def _folder(name: str) -> Path:
+    """Returns the folder here of what the hosts of a job say."""
+    return folder(flags.FLAGS.logs or str(Path("runs", "launched", name)), "--logs")
