@@ -53,8 +53,8 @@ def run(plan: Plan) -> None:
     if given.dry_run:
         show(plan)
         return
-    kept = _folder(plan.name)
-    fleet = Fleet(plan, Logs(kept), examiner(plan))
+    here = kept(plan.name)
+    fleet = Fleet(plan, Logs(here), examiner(plan))
     for number in (signal.SIGINT, signal.SIGTERM):
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, fleet.forward)
@@ -64,7 +64,7 @@ def run(plan: Plan) -> None:
         _detach(fleet)
         return
     status = supervise(fleet.attempt, supervision.restarts(), lambda: fleet.saved, fleet.asked)
-    _collect(plan, kept / "run")
+    _collect(plan, here / "run")
     sys.exit(status)
 
 
@@ -78,14 +78,14 @@ def _detach(fleet: Fleet) -> None:
         raise UserError(f"{wrong}.")
 
 
-def _collect(plan: Plan, kept: Path) -> None:
+def _collect(plan: Plan, here: Path) -> None:
     try:
-        files = collect(plan.hosts[0], plan, kept, flags.FLAGS.collect)
+        files = collect(plan.hosts[0], plan, here, flags.FLAGS.collect)
     except (UserError, Unreachable) as error:
         print(f"the run's record was not brought here ({error})", file=sys.stderr)
         return
     if files:
-        print(f"{files} files of {plan.job.workdir} on {plan.hosts[0].name} are in {kept}")
+        print(f"{files} files of {plan.job.workdir} on {plan.hosts[0].name} are in {here}")
 
 
 def examiner(plan: Plan) -> Examine | None:
@@ -152,7 +152,7 @@ def logs(hosts: Sequence[Host], name: str) -> None:
         return
     plan = Plan(job.Job("", ""), name, tuple(hosts), snapshot.take(), root=given.root)
     try:
-        fleet = Fleet(plan, Logs(_folder(name)))
+        fleet = Fleet(plan, Logs(kept(name)))
         if not fleet.adopt(any_job=True):
             raise UserError(f"no job {name} ran on these hosts; list shows those that did.")
     except Unreachable as error:
@@ -184,9 +184,9 @@ def show(plan: Plan) -> None:
                 f"--process_id={process}"
             )
             print(f"  runs {plan.job.line()} {place if share['total'] > 1 else ''}".rstrip())
-    print(f"here: writes {_folder(plan.name)}")
+    print(f"here: writes {kept(plan.name)}")
 
 
-def _folder(name: str) -> Path:
-    """Returns the folder here of what the hosts of a job say."""
+def kept(name: str) -> Path:
+    """Returns the folder here of what the hosts of a job say, and of its record."""
     return folder(flags.FLAGS.logs or str(Path("runs", "launched", name)), "--logs")

@@ -41,6 +41,7 @@ class Fleet:
       saved: the newest saved step of the run that a host has told of.
       started: whether the job runs, as far as is known.
       followers: of the latest attempt, one for each host.
+      lost: whether the latest attempt ended as hosts could not be reached any more.
     """
 
     def __init__(self, plan: Plan, logs: Logs, examine: Examine | None = None):
@@ -48,6 +49,7 @@ class Fleet:
         self.asked: list[int] = []
         self.saved, self.started = 0, False
         self.followers: list[Follower] = []
+        self.lost = False
         self._plan, self._logs, self._examine = plan, logs, examine
         self._attempt = 0
         self._left = self._looked = False
@@ -149,6 +151,7 @@ class Fleet:
             for follower in followers:
                 follower.close()
             self.started = False
+        self.lost = not all(follower.ended for follower in followers)
         self.saved = max([self.saved, *(f.state.get("saved", 0) for f in followers)])
         return _ending(followers)
 

@@ -1,21 +1,27 @@
-"""Asks for a TPU VM, runs a command on all its workers, watches over a run, gives it back.
+"""Asks for TPU VMs, runs a job on all their hosts, watches over it, gives them back.
 
     python -m launch.tpu_vm create --name=heads --zone=us-west4-a --type=v5litepod-8 --spot --wait
-    python -m launch.tpu_vm run --name=heads --zone=us-west4-a --command="python -m train
-      --config=configs/gpt3.py:125m --workdir=runs/125m"
+    python -m launch.tpu_vm run --name=heads --zone=us-west4-a
+      --config=configs/gpt3.py:125m --workdir=gs://bucket/125m
+    python -m launch.tpu_vm logs --name=heads --zone=us-west4-a
+    python -m launch.tpu_vm stop --name=heads --zone=us-west4-a
     python -m launch.tpu_vm list --zone=us-west4-a
     python -m launch.tpu_vm delete --name=heads --zone=us-west4-a
 
-``--dry_run`` prints the commands, quoted for a shell, and runs none. ``create`` files a queued
-resource, which may wait for hours; with ``--wait`` its states are shown until it is ACTIVE.
-``run`` copies this clone to every worker, installs it there with the ``tpu`` extra at the locked
-versions and starts the command on all workers at once, as one JAX program needs; ``--detach`` lets
-it outlive the connection. ``list`` shows what was asked for from here, and what else has this
-project's label; ``--all`` shows others' too. ``delete`` returns when what has the name is seen to
-be gone.
+    python -m launch.tpu_vm watch --name=heads --zone=us-west4-a --type=v5litepod-16 --spot
+      --hours=24 --config=configs/gpt3.py:125m --workdir=gs://bucket/125m
 
-On a slice of several hosts the processes find each other; their workdir has to lie on a disk that
-all hosts share.
+``create`` files a queued resource, which may wait for hours; with ``--wait`` its states are shown
+until it is ACTIVE. ``run`` copies this code to all hosts of a TPU VM, or of several slices, whoever
+made them, sets up the environment there, and starts one process on each at once; when it is called
+again it comes back to the job. ``list`` shows what was asked for from here, and what else has this
+project's label; ``--all`` shows others' too. ``delete`` returns when what has the name is seen to
+be gone. ``watch`` does all that: it asks for TPU VMs, runs the job, and when they are taken away
+asks again, and the run goes on from its checkpoint; within ``--hours`` and ``--attempts``. Whatever
+ends it, what it asked for or took over is deleted and seen to be gone, unless ``--keep``.
+
+``--dry_run`` prints the commands, quoted for a shell, and runs none. On several hosts the workdir
+has to be one that all share, such as a bucket's folder.
 
 Limits: the Cloud TPU API, which has no TPU newer than v6e.
 """
@@ -25,42 +31,51 @@ from configs import keyboard
 if __name__ == "__main__":
     keyboard.end_at_once()  # the imports below take seconds
 
+import dataclasses
 import math
 import sys
-import tempfile
+from collections.abc import Sequence
 
 from absl import flags
 
 from configs import command
 from configs.errors import UserError
-from launch import job
-from launch.tpu_vm import copying, gcloud, verbs
+from launch import job, jobs_on_hosts, supervision
+from launch.hosts import options
+from launch.hosts.host import Host
+from launch.hosts.logs import Logs
+from launch.hosts.plan import Plan
+from launch.job import Job
+from launch.tpu_vm import gcloud, on_hosts, verbs
 from launch.tpu_vm.accelerators import accelerator
 from launch.tpu_vm.gcloud import Request
-from launch.tpu_vm.place import check_project, check_zone, place
+from launch.tpu_vm.place import Place, check_project, check_zone, place
 from launch.tpu_vm.reconciler import Limits
 from launch.tpu_vm.signals import Clock, RealClock
 
-VERBS = ("create", "run", "list", "delete")
+VERBS = ("create", "run", "logs", "stop", "list", "delete", "watch")
 
 # Flags that only some verbs take.
 OWNERS = {
     **dict.fromkeys(
-        ("type", "topology", "version", "spot", "reserved", "reservation", "slices", "valid_until"),
-        ("create", "watch"),
+        ("version", "spot", "reserved", "reservation", "valid_until"), ("create", "watch")
     ),
+    **dict.fromkeys(("type", "topology", "slices"), ("create", "watch", "run", "logs", "stop")),
     "wait": ("create",),
-    **dict.fromkeys(("command", "detach"), ("run",)),
     "all": ("list",),
-    **dict.fromkeys(
-        ("hours", "attempts", "restarts", "keep", "config", "workdir", "env"), ("watch",)
-    ),
+    **dict.fromkeys(("config", "workdir", "env", "restarts", "check"), ("run", "watch")),
+    **dict.fromkeys(("backoff", "backoff_max", "detach", "collect"), ("run",)),
+    **dict.fromkeys(("hours", "attempts", "keep"), ("watch",)),
+    "now": ("stop",),
 }
 
 
 def define_flags() -> None:
     """Defines the flags."""
     job.define_flags()
+    supervision.define_flags()
+    options.define_flags()
+    jobs_on_hosts.define_flags()
     flags.DEFINE_string("name", "", "Name of the TPU VM.")
     flags.DEFINE_string("zone", "", "Zone, for example us-west4-a; list shows all where none is.")
     flags.DEFINE_string("project", "", "Google Cloud project; by default gcloud's own setting.")
@@ -73,12 +88,9 @@ def define_flags() -> None:
     flags.DEFINE_string("reservation", "", "Of this reservation; through gcloud alpha.")
     flags.DEFINE_string("valid_until", "", "Longest wait in the queue, for example 6h.")
     flags.DEFINE_bool("wait", False, "create: show the states until all is ready.")
-    flags.DEFINE_string("command", "", "run: the shell line to run on every worker.")
-    flags.DEFINE_bool("detach", False, "run: go on when the connection ends.")
     flags.DEFINE_bool("all", False, "list: also what is not ours.")
     flags.DEFINE_float("hours", None, "watch: hours for which TPUs may be held, in all.", 0.0)
     flags.DEFINE_integer("attempts", None, "watch: times that TPUs may be asked for, in all.", 1)
-    flags.DEFINE_integer("restarts", 3, "watch: crashes in a row without a new step.", 0)
     flags.DEFINE_bool("keep", False, "watch: delete nothing at the end.")
 
 
@@ -104,12 +116,12 @@ def request_of_flags() -> Request:
     return request
 
 
-def main(verb: str, on_hosts: verbs.OnHosts | None = None, clock: Clock | None = None) -> None:
+def main(verb: str, make: verbs.OnHosts | None = None, clock: Clock | None = None) -> None:
     """Runs one of the verbs with the flags.
 
     Args:
       verb: what to do.
-      on_hosts: makes the part that runs a job on hosts, which ``watch`` needs.
+      make: makes the part that runs a job on hosts; by gcloud's ssh where None.
       clock: the one on the wall where None.
 
     Raises:
@@ -125,21 +137,8 @@ def main(verb: str, on_hosts: verbs.OnHosts | None = None, clock: Clock | None =
         _list(clock)
         return
     where = place(given.name, given.zone, given.project, given.slices)
-    if verb == "run":
-        with tempfile.TemporaryDirectory() as folder:
-            archive = "manyheads.tar.gz" if given.dry_run else f"{folder}/manyheads.tar.gz"
-            commands = copying.run_commands(
-                given.name,
-                given.zone,
-                given.command,
-                archive,
-                project=given.project,
-                detach=given.detach,
-            )
-            if given.dry_run:
-                verbs.show(commands)
-            else:
-                copying.execute(commands)
+    if verb in ("run", "logs", "stop"):
+        _on_hosts(verb, where)
     elif verb == "delete":
         if given.dry_run:
             verbs.show(verbs.delete_commands(where))
@@ -158,8 +157,7 @@ def main(verb: str, on_hosts: verbs.OnHosts | None = None, clock: Clock | None =
         else:
             verbs.create(where, request, given.wait, gcloud.run, clock)
     else:
-        assert on_hosts is not None
-        _watch(where, on_hosts, clock)
+        _watch(where, make or _job_on_hosts, clock)
 
 
 def _list(clock: Clock) -> None:
@@ -179,24 +177,63 @@ def _list(clock: Clock) -> None:
         verbs.show_list(given.zone, given.project, given.all, gcloud.run, clock)
 
 
-def _watch(where: verbs.Place, on_hosts: verbs.OnHosts, clock: Clock) -> None:
+def _on_hosts(verb: str, where: Place) -> None:
+    """Runs, shows or stops a job on TPU VMs that are there."""
+    given = flags.FLAGS
+    if given.dry_run:
+        found = on_hosts.expected(where, _shape())
+    else:
+        found = on_hosts.hosts(where, verbs.ready(where, given.slices, gcloud.run))
+    if verb == "run":
+        jobs_on_hosts.run(options.plan(found, where.name))
+    elif verb == "logs":
+        jobs_on_hosts.logs(found, where.name)
+    else:
+        jobs_on_hosts.stop(found, where.name)
+
+
+def _shape() -> Request:
+    """Returns what is there as far as the flags say, for a dry run, which asks nobody."""
+    given = flags.FLAGS
+    if not given.type:
+        raise UserError("--type is missing; a dry run asks nobody, and has to know what is there.")
+    return Request(accelerator(given.type, given.topology, given.slices), given.slices)
+
+
+def _job_on_hosts(described: Job, where: Place, request: Request) -> on_hosts.OnHosts:
+    """Returns a job as gcloud's ssh runs it."""
+    plan = _plan(described, on_hosts.expected(where, request), where)
+    logs = Logs(jobs_on_hosts.kept(plan.name))
+    return on_hosts.OnHosts(where, plan, logs, jobs_on_hosts.examiner)
+
+
+def _plan(described: Job, found: Sequence[Host], where: Place) -> Plan:
+    """Returns the plan of a watched job: the code as it is now, and hangs looked for."""
+    plan = options.plan(found, where.name)
+    given: float | None = flags.FLAGS.stall
+    resources = dataclasses.replace(described.resources, hosts=len(found))
+    stall = supervision.STALL if given is None else given
+    own = dataclasses.replace(plan.job, resources=resources)
+    return dataclasses.replace(plan, job=own, stall=stall)
+
+
+def _watch(where: Place, make: verbs.OnHosts, clock: Clock) -> None:
     given = flags.FLAGS
     request = request_of_flags()
     resources = job.Resources(request.hosts, 1, request.accelerator.name, request.tier == "spot")
     described = job.of_flags(resources)
+    crashes = given.restarts if given["restarts"].present else Limits().crashes
     limits = Limits(
         math.inf if given.hours is None else given.hours,
         math.inf if given.attempts is None else given.attempts,
-        given.restarts,
+        crashes,
     )
     if given.dry_run:
         verbs.check_workdir(described)
-        print(described.line())
         verbs.show(verbs.watch_commands(where, request, given.keep))
+        jobs_on_hosts.show(_plan(described, on_hosts.expected(where, request), where))
         return
-    outcome = verbs.watch(
-        where, request, limits, described, on_hosts, given.keep, gcloud.run, clock
-    )
+    outcome = verbs.watch(where, request, limits, described, make, given.keep, gcloud.run, clock)
     for sentence in (outcome.why, outcome.left):
         if sentence and outcome.status:
             verbs.say(f"error: {sentence}.")

@@ -145,16 +145,19 @@ def list_nodes(zone: str, project: str = "") -> list[str]:
     return [*_NODES, "list", *where(zone, project), *_JSON]
 
 
-def ssh(place: Place, node: str, worker: int | str, line: str) -> list[str]:
+def ssh(place: Place, node: str, worker: int, line: str, alive: int) -> list[str]:
     """Returns the command that runs a line on a host of a TPU VM.
 
     Args:
       place: whose zone and project.
       node: the TPU VM.
-      worker: the number of the host, or "all".
+      worker: the number of the host.
       line: for the host's shell. It is a constant: what changes goes through standard input.
+      alive: seconds between two signs of life of the connection, of which three may be missing.
     """
-    words = [f"--worker={worker}", f"--command={line}", "--quiet"]
+    kept = (f"ServerAliveInterval={alive}", "ServerAliveCountMax=3")
+    ssh_flags = [f"--ssh-flag=-o{option}" for option in kept]
+    words = [f"--worker={worker}", f"--command={line}", *ssh_flags, "--quiet"]
     return [*_NODES, "ssh", node, *place.words(), *words]
 
 

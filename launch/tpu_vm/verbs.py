@@ -65,6 +65,31 @@ def project(given: str, run: Run) -> str:
     return found
 
 
+def ready(place: Place, slices: int, run: Run) -> list[Node]:
+    """Returns the TPU VMs of a name, whoever made them, where all are ready.
+
+    Raises:
+      UserError: they are not, or cannot be asked for.
+    """
+    place = known(place, run)
+    here = Client(place, run).look(slices)
+    if not isinstance(here, Here):
+        raise UserError(here.sentence)
+    if here.queued is not None and here.queued.nodes != slices:
+        raise UserError(
+            f"{place.name} has {here.queued.nodes} slices, not {slices}; give --slices="
+            f"{here.queued.nodes}."
+        )
+    names = place.nodes(slices)
+    missing = [name for name in names if name not in here.nodes]
+    if missing or any(node.state != "READY" for node in here.nodes.values()):
+        raise UserError(
+            f"{place.name} is not ready ({adoption.states(here)}); see list, and wait, or ask for "
+            "it with create."
+        )
+    return [here.nodes[name] for name in names]
+
+
 def create(place: Place, request: Request, wait: bool, run: Run, clock: Clock) -> None:
     """Asks for TPU VMs; with ``wait`` returns when they are ready.
 

@@ -83,7 +83,7 @@ if __name__ == "__main__":
     del sys.argv[1:3]
     main = functools.partial(
         tpu_vm.main,
-        on_hosts=lambda job, place, request: Writes(machine, mode, job),
+        make=lambda job, place, request: Writes(machine, mode, job),
         clock=Clock(machine),
     )
-    command.run(main, tpu_vm.define_flags, verbs=(*tpu_vm.VERBS, "watch"))
+    command.run(main, tpu_vm.define_flags, verbs=tpu_vm.VERBS)

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from launch.tpu_vm import copying, gcloud
+from launch.hosts.host import ALIVE, COMMAND
+from launch.tpu_vm import gcloud
 from launch.tpu_vm.accelerators import accelerator
 from launch.tpu_vm.gcloud import Request
 from launch.tpu_vm.place import Place
@@ -53,13 +54,26 @@ def words(done: subprocess.CompletedProcess[str]) -> list[list[str]]:
     return [shlex.split(line) for line in done.stdout.splitlines()]
 
 
-def test_dry_run_of_run_prints_what_a_shell_reads_back():
-    done = plain("run", *PLACE, "--command=python -m train --x='a b'", "--dry_run")
+def test_dry_run_of_run_shows_each_host_and_its_process():
+    done = plain("run", *PLACE, *JOB, "--type=v5litepod-16", "--slices=2", "--dry_run")
     assert done.returncode == 0, done.stderr
-    expected = copying.run_commands(
-        "heads", "us-west4-a", "python -m train --x='a b'", "manyheads.tar.gz"
-    )
-    assert shlex.split(done.stdout) == [argument for argv in expected for argument in argv]
+    lines = done.stdout.splitlines()
+    over = [line.partition(", over: ")[2] for line in lines if ", over: " in line]
+    nodes = [(f"heads-{slice_}", worker) for slice_ in (0, 1) for worker in range(4)]
+    assert [shlex.split(line) for line in over] == [
+        gcloud.ssh(HERE, node, worker, COMMAND, ALIVE) for node, worker in nodes
+    ]
+    runs = [shlex.split(line)[1:] for line in lines if line.startswith("  runs ")]
+    place = ["--num_processes=8", "--coordinator=address-of-heads-0-0:8476"]
+    assert runs == [
+        ["python", "-m", "train", *JOB, *place, f"--process_id={index}"] for index in range(8)
+    ]
+    one = plain("run", *PLACE, *JOB, "--type=v5litepod-8", "--dry_run")
+    assert "--num_processes" not in one.stdout
+    for verb in ("logs", "stop"):
+        done = plain(verb, *PLACE, "--type=v5litepod-8", "--dry_run")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "gcloud compute tpus tpu-vm ssh heads" in done.stdout
 
 
 def test_dry_runs_without_gcloud_print_every_command_and_change_nothing(tmp_path):
@@ -90,17 +104,17 @@ def test_dry_run_of_watch_shows_no_value_of_the_environment(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert "secret" not in done.stdout + done.stderr
-    shown = shlex.split(done.stdout)
+    shown = [shlex.split(line) for line in done.stdout.splitlines()[:5]]
     request = Request(accelerator("v5litepod-16"), 2, "spot")
-    commands = [
+    assert shown == [
         gcloud.describe(HERE),
         gcloud.create(HERE, request, "RUN"),
         gcloud.describe_node(HERE, "heads-0"),
         gcloud.describe_node(HERE, "heads-1"),
         gcloud.delete(HERE),
     ]
-    train = ["TOKEN=***", "python", "-m", "train", JOB[0], odd, JOB[1]]
-    assert shown == [*train, *(word for argv in commands for word in argv)]
+    train = shlex.join(["python", "-m", "train", JOB[0], odd, JOB[1], "--num_processes=8"])
+    assert done.stdout.count(f"  runs TOKEN=*** {train} ") == 8
     assert [path.name for path in folder.iterdir()] == ["speed"]  # the stand-in's own
 
 
@@ -114,7 +128,7 @@ def test_a_slice_of_several_hosts_is_noted():
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (PLACE, "the command needs one of the words create, run, list, delete"),
+        (PLACE, "the command needs one of the words create, run, logs, stop, list, delete, watch"),
         (("crate", *PLACE), "did you mean 'create'"),
         (("create", *PLACE), "--type is missing"),
         (("create", *PLACE, "--type=h100-8"), "--type=h100-8 is no TPU type"),
@@ -122,9 +136,10 @@ def test_a_slice_of_several_hosts_is_noted():
         (("create", "--name=a b", "--zone=us-west4-a", "--type=v4-8"), "is no Google Cloud name"),
         (("create", *PLACE, "--type=v4-8", "--project=$(ls)"), "is no project id"),
         (("create", *PLACE, "--type=v4-8", "--slices=0"), "--slices"),
-        (("run", *PLACE), "--command is missing"),
-        (("delete", *PLACE, "--command=ls"), "--command is for run, not for delete"),
-        (("run", *PLACE, "--command=ls", "--spot"), "--spot is for create and watch, not for run"),
+        (("run", *PLACE, "--type=v4-8", "--dry_run"), "--config is missing"),
+        (("run", *PLACE, *JOB, "--dry_run"), "--type is missing; a dry run asks nobody"),
+        (("delete", *PLACE, "--detach"), "--detach is for run, not for delete"),
+        (("run", *PLACE, *JOB, "--spot"), "--spot is for create and watch, not for run"),
         (("list", *PLACE), "--name is not for list"),
         (("list", "--zone=us-west4"), "is no zone"),
     ],

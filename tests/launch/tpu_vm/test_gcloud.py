@@ -83,7 +83,7 @@ def all_commands() -> list[list[str]]:
         gcloud.describe_node(HERE, "heads-0"),
         gcloud.delete_node(HERE, "heads-0"),
         gcloud.list_nodes("us-west4-a", "my-project"),
-        gcloud.ssh(HERE, "heads-0", 1, "cat"),
+        gcloud.ssh(HERE, "heads-0", 1, "cat", 5),
     ]
 
 
