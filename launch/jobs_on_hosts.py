@@ -54,7 +54,7 @@ def run(plan: Plan) -> None:
         show(plan)
         return
     here = kept(plan.name)
-    fleet = Fleet(plan, Logs(here), examiner(plan))
+    fleet = Fleet(plan, Logs(here), examiner(plan), given.check)
     for number in (signal.SIGINT, signal.SIGTERM):
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, fleet.forward)
@@ -88,9 +88,9 @@ def _collect(plan: Plan, here: Path) -> None:
         print(f"{files} files of {plan.job.workdir} on {plan.hosts[0].name} are in {here}")
 
 
-def examiner(plan: Plan) -> Examine | None:
-    """Returns what looks for what is wrong on the hosts of a plan; None with ``--nocheck``."""
-    return functools.partial(_examine, plan) if flags.FLAGS.check else None
+def examiner(plan: Plan) -> Examine:
+    """Returns what looks for what is wrong on the hosts of a plan."""
+    return functools.partial(_examine, plan)
 
 
 def _examine(plan: Plan, runs: bool) -> list[Finding]:

@@ -23,7 +23,7 @@ from rich.table import Table
 
 from configs import command
 from configs.figures import write_json
-from launch import job, supervision
+from launch import job, jobs_on_hosts, supervision
 from launch.doctor.examine import Examination
 from launch.hosts import options
 from launch.hosts.call import shown
@@ -34,6 +34,7 @@ def _define_flags() -> None:
     supervision.define_flags()
     options.define_machines()
     options.define_flags()
+    jobs_on_hosts.define_flags()
     flags.DEFINE_string("checkout", "", "Folder of the code on the hosts, where it is a clone.")
     flags.DEFINE_bool("devices", True, "Ask JAX on each host for its devices.")
     flags.DEFINE_string("json", None, "Also write what was found to this file.")

@@ -44,8 +44,17 @@ class Fleet:
       lost: whether the latest attempt ended as hosts could not be reached any more.
     """
 
-    def __init__(self, plan: Plan, logs: Logs, examine: Examine | None = None):
-        """Args: what to run; where what is said goes; what looks for what is wrong, if wished."""
+    def __init__(
+        self, plan: Plan, logs: Logs, examine: Examine | None = None, beforehand: bool = True
+    ):
+        """Makes it; nothing is asked yet.
+
+        Args:
+          plan: what to run.
+          logs: where goes what is said.
+          examine: looks for what is wrong, before a start, and when one takes too long.
+          beforehand: whether it does before a start.
+        """
         self.asked: list[int] = []
         self.saved, self.started = 0, False
         self.followers: list[Follower] = []
@@ -53,6 +62,7 @@ class Fleet:
         self._plan, self._logs, self._examine = plan, logs, examine
         self._attempt = 0
         self._left = self._looked = False
+        self._beforehand = beforehand
 
     def adopt(self, any_job: bool = False) -> bool:
         """Looks whether the job runs already; if so, the next attempt is the one that runs.
@@ -183,7 +193,7 @@ class Fleet:
         Raises:
           UserError: something that does not pass by itself.
         """
-        found = self._examine(False) if self._examine is not None else []
+        found = self._examine(False) if self._examine and self._beforehand else []
         fatal = sorted((f for f in found if f.fatal), key=lambda finding: finding.passing)
         for finding in found:
             if finding not in fatal[:1]:

@@ -204,7 +204,7 @@ def _job_on_hosts(described: Job, where: Place, request: Request) -> on_hosts.On
     """Returns a job as gcloud's ssh runs it."""
     plan = _plan(described, on_hosts.expected(where, request), where)
     logs = Logs(jobs_on_hosts.kept(plan.name))
-    return on_hosts.OnHosts(where, plan, logs, jobs_on_hosts.examiner)
+    return on_hosts.OnHosts(where, plan, logs, jobs_on_hosts.examiner, flags.FLAGS.check)
 
 
 def _plan(described: Job, found: Sequence[Host], where: Place) -> Plan:

@@ -70,10 +70,24 @@ class OnHosts:
     """A job on the hosts of TPU VMs; see ``reconciler.JobOnHosts``."""
 
     def __init__(
-        self, place: Place, plan: Plan, logs: Logs, examiner: Callable[[Plan], Examine | None]
+        self,
+        place: Place,
+        plan: Plan,
+        logs: Logs,
+        examiner: Callable[[Plan], Examine],
+        beforehand: bool = True,
     ) -> None:
-        """Args: where; what runs; where what is said goes; what makes that which looks at hosts."""
+        """Makes it; nothing is asked yet.
+
+        Args:
+          place: where the TPU VMs are.
+          plan: what runs; its hosts are those that there are at a start.
+          logs: where goes what is said.
+          examiner: makes what looks for what is wrong on the hosts of a plan.
+          beforehand: whether it looks before a start.
+        """
         self._place, self._plan, self._logs, self._examiner = place, plan, logs, examiner
+        self._beforehand = beforehand
         self._fleet: Fleet | None = None
         self._thread: threading.Thread | None = None
         self._ending: Ending | None = None
@@ -90,7 +104,7 @@ class OnHosts:
         if any(not node.addresses for node in nodes):
             raise LostHosts("the addresses of their hosts are not known yet")
         plan = on(self._plan, found)
-        fleet = Fleet(plan, self._logs, self._examiner(plan))
+        fleet = Fleet(plan, self._logs, self._examiner(plan), self._beforehand)
         try:
             # By one host alone at first: gcloud makes its ssh keys there, which all at once would
             # each make.

@@ -110,7 +110,7 @@ def test_ctrl_c_and_sigterm_stop_all_after_a_saved_step(hosts, tmp_path, number)
 def test_a_run_whose_launcher_has_gone_goes_on_and_the_same_command_comes_back_to_it(
     hosts, tmp_path, number
 ):
-    words, steps = (*RUN, "--config.checkpoint.every=0"), 3000
+    words, steps = (*RUN, "--config.checkpoint.every=0"), 1500
     run = launched(hosts, tmp_path, *words, f"--config.steps={steps}", start_new_session=True)
     reach(tmp_path, 10)
     run.process.send_signal(number)
@@ -118,7 +118,7 @@ def test_a_run_whose_launcher_has_gone_goes_on_and_the_same_command_comes_back_t
     assert left(hosts)
     again = launched(hosts, tmp_path, *words, f"--config.steps={steps}")
     assert "following it" in again.until("^the job run-.* runs already")
-    assert again.ended() == 0, again.lines
+    assert again.ended(600) == 0, again.lines
     assert sorted(losses(tmp_path)) == list(range(1, steps + 1))
     # Nothing is lost, and nothing twice, of what was said while nobody listened.
     kept = (tmp_path / "logs" / "a.1.log").read_bytes()

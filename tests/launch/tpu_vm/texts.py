@@ -9,7 +9,7 @@ PROJECT = "my-project"
 _VALUES = (
     *("zone", "project", "node-id", "node-count", "node-prefix", "accelerator-type", "type"),
     *("topology", "runtime-version", "valid-until-duration", "labels", "format", "reservation"),
-    *("worker", "command"),
+    *("worker", "command", "ssh-flag"),
 )
 _SWITCHES = ("spot", "reserved", "quiet", "force", "async")
 
@@ -89,6 +89,10 @@ def not_found(kind: str, key: str) -> str:
     )
 
 
+# Virtual machines of a slice, by the page "TPU v5e" of the Cloud TPU documentation.
+HOSTS = {"v5litepod-1": 1, "v5litepod-4": 1, "v5litepod-8": 1, "v5litepod-16": 4}
+
+
 def described(kind: str, key: str, found: dict[str, Any]) -> dict[str, Any]:
     config = found["config"]
     shape = dict(acceleratorType=found["accelerator"]) if found["accelerator"] else {}
@@ -97,7 +101,9 @@ def described(kind: str, key: str, found: dict[str, Any]) -> dict[str, Any]:
     common = dict(name=full_name(kind, key), createTime=found["created"])
     if kind == "nodes":
         full = full_name("queued", f"{key.partition('/')[0]}/{found['queued']}")
-        ends = [dict(ipAddress=f"10.0.{found['number']}.{n}", port=8470) for n in range(1, 3)]
+        # Of this machine, so that what runs on hosts can find the coordinator.
+        known = range(1, 1 + HOSTS.get(found["accelerator"], 2))
+        ends = [dict(ipAddress=f"127.0.{found['number'] % 250}.{n}", port=8470) for n in known]
         return (
             common
             | shape
