@@ -42,12 +42,12 @@ def process(pid, descriptor=None, **more):
 
 
 @pytest.fixture
-def start():
-    """Starts Python with some code, and waits until it has said a line."""
-    begun = []
+def start(tmp_path):
+    """Starts Python with some code, and waits until it has said a line; errors go to a file."""
+    begun, errors = [], open(tmp_path / "errors", "wb")
 
     def start(code):
-        pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors)
         begun.append(subprocess.Popen([PYTHON, "-c", code], **pipes))
         begun[-1].stdout.readline()
         return begun[-1]
@@ -56,6 +56,7 @@ def start():
     for one in begun:
         one.kill()
         one.communicate()
+    errors.close()
 
 
 @pytest.fixture
