@@ -167,6 +167,18 @@ def test_a_disk_that_cannot_be_written_is_nothing_to_the_run(tmp_path, monkeypat
     assert not (tmp_path / "run" / ALIVE).exists()
 
 
+def test_a_disk_that_does_not_answer_keeps_no_run_from_its_end(tmp_path, monkeypatch):
+    over = threading.Event()
+    monkeypatch.setattr(alive, "write_text", lambda path, text: over.wait(30))
+    monkeypatch.setattr(alive, "LEAVING", 0.2)
+    began = time.monotonic()
+    with of(tmp_path) as run:
+        run.ends(True)
+    assert time.monotonic() < began + 10
+    over.set()
+    run._thread.join()
+
+
 def test_signs_that_cannot_be_had_are_nothing_to_the_run(tmp_path, quick):
     def fails():
         raise RuntimeError("the coordinator is gone")

@@ -44,7 +44,7 @@ def process(pid, descriptor=None, **more):
 @pytest.fixture
 def start(tmp_path):
     """Starts Python with some code, and waits until it has said a line; errors go to a file."""
-    begun, errors = [], open(tmp_path / "errors", "wb")
+    begun = []
 
     def start(code):
         pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors)
@@ -52,11 +52,11 @@ def start(tmp_path):
         begun[-1].stdout.readline()
         return begun[-1]
 
-    yield start
-    for one in begun:
-        one.kill()
-        one.communicate()
-    errors.close()
+    with open(tmp_path / "errors", "wb") as errors:
+        yield start
+        for one in begun:
+            one.kill()
+            one.communicate()
 
 
 @pytest.fixture
