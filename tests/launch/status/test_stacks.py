@@ -169,10 +169,10 @@ def test_py_spy_looks_into_who_does_not_listen(start, tmp_path, monkeypatch):
     assert time.monotonic() < began + 10
 
 
-@pytest.mark.skipif(
-    not (shutil.which("py-spy") or Path(sys.executable).with_name("py-spy").exists()),
-    reason="needs py-spy",
-)
+@pytest.mark.extras
 def test_the_real_py_spy_names_the_function(start):
+    there = shutil.which("py-spy") or Path(PYTHON).with_name("py-spy").exists()
+    if not there and os.environ.get("MANYHEADS_EXTRAS") != "required":
+        pytest.skip("needs py-spy; see the extras of setup.cfg")
     child = start("def here_it_is():\n  print(flush=True)\n  input()\nhere_it_is()")
     assert "here_it_is" in stacks.of(process(child.pid))
