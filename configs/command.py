@@ -59,6 +59,7 @@ def run(
     define_flags: Callable[[], None],
     verbs: tuple[str, ...] = (),
     otherwise: str = "",
+    words: str = "",
 ) -> None:
     """Runs a command: defines and parses its flags, then calls ``main``.
 
@@ -66,11 +67,12 @@ def run(
     traceback; the exit status is then 2.
 
     Args:
-      main: the command; called without arguments, or with the verb if there are verbs.
+      main: the command; called without arguments, or with the verb or the words it takes.
       define_flags: defines the command's flags.
       verbs: the words of which the command line must hold one (``python -m room.command VERB
         --flag=value``); with none, every word that is not a flag is refused.
       otherwise: the verb where there is none.
+      words: what the words are called that the command takes, one or more, where it has no verbs.
     """
 
     def parse(argv: list[str]) -> list[str]:
@@ -85,7 +87,7 @@ def run(
             logger.removeFilter(_silent)
         if otherwise and len(rest) == 1:
             rest = [*rest, otherwise]
-        mistake = _verb_mistake(rest[1:], verbs)
+        mistake = _verb_mistake(rest[1:], verbs, words)
         if mistake and not any(flags.FLAGS[name].value for name in ("help", "helpfull")):
             _fail(mistake)
         return rest
@@ -145,8 +147,10 @@ def _fail(sentence: str) -> NoReturn:
     sys.exit(2)
 
 
-def _verb_mistake(words: list[str], verbs: tuple[str, ...]) -> str:
+def _verb_mistake(words: list[str], verbs: tuple[str, ...], taken: str) -> str:
     """Returns what is wrong with the words that are not flags, or ``""``."""
+    if taken:
+        return "" if words else f"{taken} is missing; name one or more, --help lists the flags."
     if verbs and not words:
         return f"the command needs one of the words {', '.join(verbs)}; --help lists its flags."
     if verbs and words[0] not in verbs:

@@ -12,7 +12,7 @@ from absl import flags
 from configs.errors import UserError
 from configs.folders import folder
 from launch import job, supervision
-from launch.doctor.examine import Examination
+from launch.examination.examine import Examination
 from launch.hosts import snapshot
 from launch.hosts.call import Unreachable, ask, shown
 from launch.hosts.collected import KINDS, collect

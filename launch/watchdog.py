@@ -6,7 +6,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from pathlib import Path
 from typing import IO
 
 from configs.console import tell
@@ -14,6 +13,7 @@ from configs.errors import UserError
 from configs.files import make_folder, write_text
 from configs.folders import Folder
 from train.heartbeat import Sign
+from train.processes.whereabouts import is_stopped
 
 # What may take longer than a step has three times as long, and half an hour at least: to start,
 # compile, read a saved step, evaluate, save.
@@ -41,6 +41,7 @@ class Watchdog:
             Sign().write(signs.fileno())
         self._looked = time.monotonic()
         self._latest = [(Sign(), self._looked)] * count  # and when it was new
+        self._before = [0] * count  # bytes of stacks that others asked for
 
     def __enter__(self) -> "Watchdog":
         return self
@@ -88,7 +89,7 @@ class Watchdog:
         stopped = [
             f"; process {self.first + i} was stopped by a signal"
             for i in due
-            if _stopped(processes[i])
+            if is_stopped(processes[i].pid)
         ]
         return (
             f"process {self.first + silent} has finished {what} for {self._allowed(silent):g} min "
@@ -98,6 +99,7 @@ class Watchdog:
     def ask(self, processes: list[subprocess.Popen[str]]) -> None:
         """Has processes write the stacks of all their threads, and shows them."""
         listen = [i for i, p in enumerate(processes) if p.poll() is None and self._sign(i).count]
+        self._before = [os.fstat(self.descriptors(i)[1]).st_size for i in range(len(processes))]
         for number in (signal.SIGUSR1, signal.SIGCONT):  # who is stopped writes when it goes on
             for index in listen:
                 processes[index].send_signal(number)
@@ -144,17 +146,9 @@ class Watchdog:
 
     def _written(self, index: int) -> str:
         file = self.descriptors(index)[1]  # at an offset: the process shares the file's place
-        return os.pread(file, os.fstat(file).st_size, 0).decode(errors="replace")
+        size = os.fstat(file).st_size - self._before[index]
+        return os.pread(file, size, self._before[index]).decode(errors="replace")
 
 
 def _file() -> IO[bytes]:
     return tempfile.TemporaryFile(buffering=0)
-
-
-def _stopped(process: subprocess.Popen[str]) -> bool:
-    """Tells whether a signal has stopped a process, where the system says so."""
-    try:
-        about = Path(f"/proc/{process.pid}/stat").read_text(encoding="utf-8")
-    except OSError:
-        return False
-    return about.rpartition(")")[2].split()[0] == "T"

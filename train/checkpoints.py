@@ -149,7 +149,7 @@ class Checkpoints:
         Raises:
           UserError: the save could not be written, or too many in a row.
         """
-        heartbeat.busy()
+        heartbeat.busy(heartbeat.SAVING)
         if self._saving is None:
             return
         (path, pending), self._saving = self._saving, None

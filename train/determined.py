@@ -80,7 +80,7 @@ def _predictions(
 
     predicted = [labels[:0]]
     for start in range(0, len(read), batch_size):
-        heartbeat.busy()
+        heartbeat.busy(heartbeat.EVALUATING)
         if stop():
             break
         batch = make_batch(rows, start + np.arange(batch_size), mesh, model.compute.rules)

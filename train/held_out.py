@@ -75,7 +75,7 @@ def text_loss(
     table = jax.device_put(sizes, NamedSharding(mesh, PartitionSpec()))
     nats = tokens = size = 0.0
     for batch in batches:
-        heartbeat.busy()
+        heartbeat.busy(heartbeat.EVALUATING)
         if stop():
             return {}
         with jax.set_mesh(mesh):

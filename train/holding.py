@@ -4,7 +4,6 @@ import datetime
 import json
 import os
 import secrets
-import socket
 import threading
 import time
 from pathlib import Path
@@ -15,10 +14,11 @@ from filelock import FileLock, Timeout
 from configs.errors import UserError
 from configs.files import delete, make_folder, names, read_text, write_text
 from configs.folders import Folder
+from train.alive import HOLDER
 from train.processes.group import Processes
+from train.processes.whereabouts import here, is_dead
 from train.provenance import command
 
-HOLDER = "running.json"  # who has the folder
 LOCK = ".lock"
 # Seconds: between signs of life of a lease, after which it has none, and until a write is settled.
 BEAT, DEAD, SETTLED = 10.0, 35.0, 2.0
@@ -118,7 +118,7 @@ class Lease:
           UserError: another run has it.
         """
         before, since = _holder(self.workdir), time.monotonic()
-        while before and not _is_dead(before) and time.monotonic() < since + DEAD:
+        while before and not is_dead(before) and time.monotonic() < since + DEAD:
             time.sleep(1.0)
             now = _holder(self.workdir)
             if now and now != before:
@@ -166,20 +166,7 @@ def _inode(path: Folder) -> int | None:
 
 def _about() -> dict[str, Any]:
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    about = dict(host=socket.gethostname(), pid=os.getpid(), since=now, command=command())
-    return about | _kernel()
-
-
-def _kernel() -> dict[str, str]:
-    """Returns what tells this system, since its start, and its space of process ids from others.
-
-    Containers may have one host name; where there is no /proc, the name is all.
-    """
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-        return dict(boot=boot, pid_space=os.readlink("/proc/self/ns/pid"))
-    except OSError:
-        return {}
+    return here() | dict(since=now, command=command())
 
 
 def _holder(workdir: Folder) -> dict[str, Any]:
@@ -191,22 +178,6 @@ def _holder(workdir: Folder) -> dict[str, Any]:
     except (ValueError, UserError):
         return {}
     return found if isinstance(found, dict) else {}
-
-
-def _is_dead(holder: dict[str, Any]) -> bool:
-    """Tells whether a holder was a process of this machine that has ended."""
-    here = dict(host=socket.gethostname(), **_kernel())
-    if any(holder.get(name) != here.get(name) for name in ("host", "boot", "pid_space")):
-        return False
-    if not isinstance(holder.get("pid"), int):
-        return False
-    try:
-        os.kill(holder["pid"], 0)
-    except ProcessLookupError:
-        return True
-    except OSError:
-        return False
-    return False
 
 
 def _used(workdir: Folder, holder: dict[str, Any]) -> str:

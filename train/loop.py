@@ -20,7 +20,8 @@ from model.axes import ShardingRules, check_mesh, make_mesh, notes, split_host
 from model.config import ModelConfig
 from model.manifest import CONFIG
 from text.reading import Sources, open_sources
-from train import loss, profile
+from train import heartbeat, loss, profile
+from train.alive import Alive
 from train.batches import training_batches
 from train.calls import calls, due
 from train.checkpoints import Checkpoints, check_corpus, check_workdir
@@ -80,13 +81,16 @@ def train(
     rows = config.batch_size // config.optim.accumulate
     check_mesh(mesh, model_config, rows, config.length, config.mesh.residual)
     check_memory(config, model_config, mesh)
-    with Holding(workdir, processes) as holding:
+    alive = Alive(workdir, config.steps, processes.count, processes.signs, processes.first)
+    with Holding(workdir, processes) as holding, alive:
         say = functools.partial(console.print, highlight=False, markup=False, soft_wrap=True)
         checkpoints = Checkpoints(
             workdir, config, sources.tokenizer, sources.digest, processes, holding, say
         )
         with jax.set_mesh(mesh):
-            return _run(config, model_config, sources, mesh, checkpoints, console, processes)
+            outcome = _run(config, model_config, sources, mesh, checkpoints, console, processes)
+        alive.ends(outcome.step >= config.steps, outcome.signal)
+        return outcome
 
 
 def _run(
@@ -209,6 +213,7 @@ def _run(
         if not evaluation and (over or (start and due(config.log.eval_every, start))):
             evaluation = measure(over)
             stopped = not evaluation
+        heartbeat.busy(heartbeat.COMPILING, taken)
         accident = None if stopped else go_on()
         while accident is not None:
             saved, said = policy.back(accident)

@@ -12,6 +12,7 @@ from model.axes import ShardingRules
 from model.config import ModelConfig
 from model.saved import Saved
 from text.tokenizers import Tokenizer
+from train import heartbeat
 from train.accidents import window
 from train.begun_from import once, start_from
 from train.checkpoints import Checkpoints
@@ -71,6 +72,7 @@ class Start:
         """
         if saved is None:
             return self.first(checkpoints, tokenizer, processes)
+        heartbeat.busy(heartbeat.RESTORING, saved.step)
         return checkpoints.restore(saved, self._abstract(), self.mesh)
 
     def _fresh(self) -> Callable[..., TrainState]:

@@ -25,6 +25,7 @@ def files(monkeypatch):
         monkeypatch.setenv(heartbeat.VARIABLE, f"{signs.fileno()},{stacks.fileno()}")
         monkeypatch.setattr(heartbeat, "_file", -1)
         monkeypatch.setattr(heartbeat, "_sign", Sign())
+        monkeypatch.setattr(heartbeat, "_stacks", None)
         yield signs.fileno(), stacks.fileno()
         faulthandler.unregister(signal.SIGUSR1)
 
@@ -39,6 +40,7 @@ def test_a_run_gives_a_sign_with_each_call_evaluation_and_save(files, tmp_path, 
     monkeypatch.setattr(Sign, "write", note)
     heartbeat.begin()
     assert heartbeat.VARIABLE not in os.environ
+    assert heartbeat.stacks() == files[1]
     fields = {"steps": 6, "steps_per_call": 2, "log.eval_every": 4, "log.eval_batches": 2}
     train(tiny.config(fields | {"checkpoint.every": 4}), tmp_path, Console(quiet=True))
     assert Sign.read(files[0]).count == len(given)
@@ -58,6 +60,21 @@ def test_without_a_supervisor_there_are_no_signs(monkeypatch):
     heartbeat.busy()
     assert heartbeat._file == -1
     assert heartbeat._sign == Sign()
+    assert heartbeat.stacks() is None
+    assert (heartbeat.doing().what, heartbeat.doing().step) == (heartbeat.STARTING, 3)
+
+
+def test_what_a_process_does_is_known_though_nobody_supervises_it():
+    heartbeat.finished(3)
+    assert (heartbeat.doing().what, heartbeat.doing().step) == (heartbeat.TRAINING, 3)
+    before = heartbeat.doing().since
+    heartbeat.busy(heartbeat.EVALUATING)
+    assert (heartbeat.doing().what, heartbeat.doing().step) == (heartbeat.EVALUATING, 3)
+    heartbeat.busy(heartbeat.RESTORING, 1)
+    assert (heartbeat.doing().what, heartbeat.doing().step) == (heartbeat.RESTORING, 1)
+    assert before <= heartbeat.doing().since <= time.monotonic()
+    heartbeat.forget()
+    assert (heartbeat.doing().what, heartbeat.doing().step) == (heartbeat.STARTING, None)
 
 
 def test_a_disk_that_cannot_be_written_ends_nothing(files):

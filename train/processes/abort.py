@@ -7,11 +7,21 @@ import contextlib
 import ctypes
 import os
 import signal
+import threading
 from collections.abc import Callable
 from typing import Any
 
+LAST = 3.0  # seconds for what is to be done before the end
+
 _Handler = ctypes.CFUNCTYPE(None, ctypes.c_int)
 _kept: list[Any] = []
+_before_end: Callable[[str, int], None] | None = None
+
+
+def before_end(act: Callable[[str, int], None] | None) -> None:
+    """Has ``end`` do something before, but after an abort, with its sentence and status."""
+    global _before_end
+    _before_end = act
 
 
 def on_abort(last_words: Callable[[], tuple[str, int]]) -> None:
@@ -25,6 +35,7 @@ def on_abort(last_words: Callable[[], tuple[str, int]]) -> None:
     """
 
     def handle(number: int) -> None:
+        before_end(None)  # where it aborts, it may hold what that would wait for
         sentence, status = last_words()
         end(sentence, status)
 
@@ -37,6 +48,11 @@ def on_abort(last_words: Callable[[], tuple[str, int]]) -> None:
 
 def end(sentence: str, status: int) -> None:
     """Ends the process where it stands, with a sentence, though nobody reads it any more."""
+    if _before_end is not None:
+        # In a thread: a disk that does not answer keeps nobody from ending.
+        act = threading.Thread(target=_before_end, args=(sentence, status), daemon=True)
+        act.start()
+        act.join(LAST)
     with contextlib.suppress(OSError):
         if os.isatty(1):
             os.write(1, b"\x1b[?25h\n")  # a bar of progress hides the cursor

@@ -12,11 +12,13 @@ import jax
 from jax._src import distributed  # as multihost_utils and Orbax do: the store has no public name
 
 from configs.errors import UserError, first_line
+from train import heartbeat
 from train.processes.abort import end
 from train.processes.early_signals import EarlySignals
 from train.processes.environment import Place
 from train.processes.stopping import SharedStop, Stop
 from train.processes.watch import ENDED, FAILED, RUNS, STUMBLED, Watch
+from train.processes.whereabouts import here
 
 T = TypeVar("T")
 
@@ -82,6 +84,14 @@ class Processes:
     def name(self, index: int) -> str:
         """Returns how a process is called in a sentence."""
         return f"process {index}"
+
+    def signs(self) -> dict[int, dict[str, Any]]:
+        """Returns where each process is that is known, and the age of its last sign in seconds.
+
+        ``host``, ``pid`` and what else ``whereabouts.here`` says, ``stacks`` (the descriptor at
+        which it writes them, where it listens to SIGUSR1) and ``seconds``.
+        """
+        return {0: here() | dict(stacks=heartbeat.stacks(), seconds=0.0)}
 
     def stop(self) -> Stop:
         """Returns what notices that somebody asked the run to end."""
@@ -159,6 +169,10 @@ class Several(Processes):
     def name(self, index: int) -> str:
         """Returns a process with its host."""
         return self._watch.called(index)
+
+    def signs(self) -> dict[int, dict[str, Any]]:
+        """Returns where each process is, as the coordinator's store says."""
+        return self._watch.signs()
 
     def stop(self) -> Stop:
         """Returns what all processes ask at the same points, and which answers all the same."""

@@ -7,7 +7,9 @@ import threading
 import time
 from typing import Any
 
+from train import heartbeat
 from train.processes.abort import end, on_abort
+from train.processes.whereabouts import here
 
 EVERY = 2.0  # seconds between two signs of life
 SILENCE = 40.0  # seconds without one, after which a process is gone
@@ -28,7 +30,7 @@ class Watch(threading.Thread):
         super().__init__(name="watch", daemon=True)
         self._client, self._index, self._count = client, index, count
         self._coordinator = coordinator
-        self.host = socket.gethostname()
+        self._where = here() | dict(stacks=heartbeat.stacks())
         self._state, self._sentence, self._status, self._signs = RUNS, "", 0, 0
         self._seen: dict[int, tuple[dict[str, Any], float]] = {}  # last sign, when it was new
         self._began = self._reached = time.monotonic()  # when the coordinator last answered
@@ -98,7 +100,12 @@ class Watch(threading.Thread):
         if index not in self._seen:
             self._exchange()
         sign = self._seen.get(index)
-        return f"process {index}" + (f" on {sign[0]['host']}" if sign else "")
+        return f"process {index}" + (f" on {sign[0]['where']['host']}" if sign else "")
+
+    def signs(self) -> dict[int, dict[str, Any]]:
+        """Returns where each process is that has given a sign, and how old in seconds it is."""
+        now, seen = time.monotonic(), list(self._seen.items())
+        return {i: sign["where"] | dict(seconds=round(now - when, 1)) for i, (sign, when) in seen}
 
     def _talk(self) -> None:
         while not self._over.wait(EVERY):
@@ -109,7 +116,7 @@ class Watch(threading.Thread):
             self._signs += 1
             mine = dict(
                 sign=self._signs,
-                host=self.host,
+                where=self._where,
                 state=self._state,
                 sentence=self._sentence,
                 status=self._status,

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from launch.doctor import findings
-from launch.doctor.findings import Expected
+from launch.examination import findings
+from launch.examination.findings import Expected
 from launch.hosts.call import Call, Unreachable
 from launch.hosts.finding import Finding
 from launch.hosts.host import Host

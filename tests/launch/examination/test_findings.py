@@ -2,8 +2,8 @@
 
 import pytest
 
-from launch.doctor import findings
-from launch.doctor.findings import Expected
+from launch.examination import findings
+from launch.examination.findings import Expected
 
 REVISION = "a" * 40
 

@@ -24,7 +24,7 @@ from rich.table import Table
 from configs import command
 from configs.figures import write_json
 from launch import job, jobs_on_hosts, supervision
-from launch.doctor.examine import Examination
+from launch.examination.examine import Examination
 from launch.hosts import options
 from launch.hosts.call import shown
 

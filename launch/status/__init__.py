@@ -1,0 +1,1 @@
+"""What the runs of some folders do, as their files say it."""
