@@ -71,9 +71,11 @@ def test_dry_run_of_run_shows_each_host_and_its_process():
     one = plain("run", *PLACE, *JOB, "--type=v5litepod-8", "--dry_run")
     assert "--num_processes" not in one.stdout
     for verb in ("logs", "stop"):
-        done = plain(verb, *PLACE, "--type=v5litepod-8", "--dry_run")
+        done = plain(verb, *PLACE, "--slices=2", "--dry_run")
         assert (done.returncode, done.stderr) == (0, "")
-        assert "gcloud compute tpus tpu-vm ssh heads" in done.stdout
+        assert done.stdout.startswith("as if each slice had one host")
+        assert done.stdout.count("on heads-") >= 2
+        assert "gcloud compute tpus tpu-vm ssh heads-1" in done.stdout
 
 
 def test_dry_runs_without_gcloud_print_every_command_and_change_nothing(tmp_path):
@@ -137,7 +139,6 @@ def test_a_slice_of_several_hosts_is_noted():
         (("create", *PLACE, "--type=v4-8", "--project=$(ls)"), "is no project id"),
         (("create", *PLACE, "--type=v4-8", "--slices=0"), "--slices"),
         (("run", *PLACE, "--type=v4-8", "--dry_run"), "--config is missing"),
-        (("run", *PLACE, *JOB, "--dry_run"), "--type is missing; a dry run asks nobody"),
         (("delete", *PLACE, "--detach"), "--detach is for run, not for delete"),
         (("run", *PLACE, *JOB, "--spot"), "--spot is for create and watch, not for run"),
         (("list", *PLACE), "--name is not for list"),
