@@ -8,6 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
 
 from configs.errors import UserError
 from configs.folders import folder
@@ -103,18 +107,22 @@ def list_jobs(hosts: Sequence[Host]) -> None:
     if flags.FLAGS.dry_run:
         print("\n".join(shown(host, "jobs", **request) for host in hosts))
         return
+    table = Table("host", "job", "state", "step", "config", "workdir", box=box.SIMPLE)
+    wrong = []
     for outcome in everywhere(hosts, lambda host: ask(host, "jobs", _ANSWER, **request)):
-        name = outcome.host.name
-        if outcome.unreachable:
-            print(f"{name}  cannot be reached ({outcome.unreachable.reason})")
-        elif outcome.mistake:
-            print(f"{outcome.mistake}")
-        elif outcome.value:
-            for called, found in outcome.value["jobs"].items():
-                state = found["state"]
-                how = state["state"] + (f" with {state['status']}" if "status" in state else "")
-                words = " ".join([found["job"].get("config", ""), found["job"].get("workdir", "")])
-                print(f"{name}  {called}  {how}, step {state.get('step', -1)}  {words}")
+        if outcome.value is None:
+            why = outcome.mistake or f"cannot be reached ({outcome.unreachable})"
+            wrong.append(str(why) if outcome.mistake else f"{outcome.host.name} {why}")
+            continue
+        for name, found in outcome.value["jobs"].items():
+            state, job_ = found["state"], found["job"]
+            how = f"ended with {state['status']}" if "status" in state else state["state"]
+            step = "" if state.get("step", -1) < 0 else str(state["step"])
+            about = [job_.get("config", ""), job_.get("workdir", "")]
+            table.add_row(*map(escape, (outcome.host.name, name, how, step, *about)))
+    if table.row_count:
+        Console(width=None if sys.stdout.isatty() else 160).print(table)
+    print("\n".join(wrong) if wrong else "" if table.row_count else "no jobs on these hosts")
 
 
 def stop(hosts: Sequence[Host], name: str) -> None:
@@ -136,6 +144,8 @@ def stop(hosts: Sequence[Host], name: str) -> None:
         ) from error
     if not any(one["ran"] for one in found):
         raise UserError(f"no job {name} runs on these hosts; list shows those that do.")
+    how = "was killed" if given.now else "is asked to save and end"
+    print(f"{name} {how}; list shows when it has ended")
 
 
 def logs(hosts: Sequence[Host], name: str) -> None:

@@ -25,7 +25,7 @@ EVERY = 1.0  # seconds between two looks at the processes' signs of life
 class Record:
     """The state of a host's part of a job, on its disk."""
 
-    def __init__(self, folder: str, attempt: int, group: Group):
+    def __init__(self, folder: str, attempt: str, group: Group):
         """Args: the job's folder, the attempt, its processes."""
         self._path, self._group = os.path.join(folder, places.STATE), group
         self._state: dict[str, Any] = dict(attempt=attempt, state="running", pid=os.getpid())

@@ -60,7 +60,7 @@ class Fleet:
         self.followers: list[Follower] = []
         self.lost = False
         self._plan, self._logs, self._examine = plan, logs, examine
-        self._attempt = 0
+        self._attempt = ""
         self._left = self._looked = False
         self._beforehand = beforehand
 
@@ -79,9 +79,9 @@ class Fleet:
         plan = self._plan
         found = values(everywhere(plan.hosts, self._look))
         self._looked = True
-        self._attempt = max((one["state"].get("attempt", 0) for one in found if one), default=0)
+        self._attempt = max((one["state"].get("attempt", "") for one in found if one), default="")
         if any_job:
-            return self._attempt > 0
+            return bool(self._attempt)
         running = [one for one in found if one and one["state"].get("state") == "running"]
         if not running:
             return False
@@ -126,8 +126,14 @@ class Fleet:
         prepared = self._prepare()
         if wrong := self._examined():
             return wrong
-        self._attempt += 1
-        self._start(prepared)
+        self._attempt = _later_than(self._attempt)
+        try:
+            self._start(prepared)
+        except BaseException:
+            if self.started:  # on some, where it would wait for the others
+                self.started = False
+                everywhere(self._plan.hosts, functools.partial(_stop_one, self._stopping(True)))
+            raise
         return ""
 
     def follow(self) -> Ending:
@@ -155,7 +161,8 @@ class Fleet:
                     break
                 if not examined and time.monotonic() > began + INITIALISING:
                     examined = True
-                    self._ask_why(followers)
+                    # In a thread: it takes most of a minute, in which a signal may come.
+                    threading.Thread(target=self._ask_why, args=(followers,), daemon=True).start()
                 time.sleep(0.2)
         finally:
             for follower in followers:
@@ -241,7 +248,7 @@ class Fleet:
             for call in calls:
                 call.close()
         where = ", ".join(host.name for host in plan.hosts)
-        self._say(f"attempt {self._attempt}: started on {where}")
+        self._say(f"started on {where}")
 
     def _lost(self, followers: list[Follower], others_end: bool) -> bool:
         """Tells whether all that have not ended are to be given up."""
@@ -260,12 +267,21 @@ class Fleet:
 
     def _stop(self, kill: bool) -> None:
         """Asks all hosts to end; from a thread, as some may not answer."""
-        request = dict(action="stop", root=self._plan.root, name=self._plan.name, kill=kill)
-        act = functools.partial(_stop_one, request)
+        act = functools.partial(_stop_one, self._stopping(kill))
         threading.Thread(target=everywhere, args=(self._plan.hosts, act), daemon=True).start()
+
+    def _stopping(self, kill: bool) -> dict[str, Any]:
+        return dict(action="stop", root=self._plan.root, name=self._plan.name, kill=kill)
 
     def _say(self, line: str) -> None:
         tell(line, sys.stderr)
+
+
+def _later_than(attempt: str) -> str:
+    """Returns what an attempt that begins now is called; later ones are greater, as texts."""
+    while (now := time.strftime("%Y%m%d-%H%M%S", time.gmtime())) <= attempt:
+        time.sleep(0.1)
+    return now
 
 
 def _stop_one(request: dict[str, Any], host: Host) -> dict[str, Any]:

@@ -27,7 +27,7 @@ class Follower(threading.Thread):
       mistake: what ends the launcher itself.
     """
 
-    def __init__(self, host: Host, plan: Plan, attempt: int, logs: Logs):
+    def __init__(self, host: Host, plan: Plan, attempt: str, logs: Logs):
         """Args: the host; the job; its attempt; where what is said goes."""
         super().__init__(name=f"follower of {host.name}", daemon=True)
         self.host = host
@@ -44,9 +44,8 @@ class Follower(threading.Thread):
         wait = AGAIN
         while not self._closed.is_set():
             try:
-                self._follow()
+                self.ended = self._follow()
                 self._logs.end(self.host, self._attempt)
-                self.ended = True
                 return
             except Unreachable as error:
                 if self._closed.is_set():
@@ -71,13 +70,16 @@ class Follower(threading.Thread):
             self._call.close()  # type: ignore[union-attr]
         self.join()
 
-    def _follow(self) -> None:
+    def _follow(self) -> bool:
+        """Reads until the host's part has ended, or ``close``; returns whether it has."""
         plan, attempt = self._plan, self._attempt
         known = self._logs.known(self.host, attempt)
         request = dict(root=plan.root, name=plan.name, attempt=attempt, offset=known)
         with Call(self.host, "follow", **request) as call:
             self._call = call
             for message in call.messages(SILENCE):
+                if self._closed.is_set():
+                    return False
                 self._heard = time.monotonic()
                 if self.reason:
                     tell(f"{self.host.name} is reached again", sys.stderr)
@@ -86,3 +88,4 @@ class Follower(threading.Thread):
                     self._logs.add(self.host, attempt, message["data"])
                 else:
                     self.state = message.get("state") or message["done"]
+        return True

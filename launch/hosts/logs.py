@@ -27,18 +27,18 @@ class Logs:
         self._rest: dict[Path, str] = {}  # of a line that has not ended, by file
         self._decoders: dict[Path, codecs.IncrementalDecoder] = {}
 
-    def path(self, host: Host, attempt: int) -> Path:
+    def path(self, host: Host, attempt: str) -> Path:
         """Returns the file of what a host says in an attempt."""
         return self.folder / f"{re.sub('[^A-Za-z0-9._-]', '_', host.name)}.{attempt}.log"
 
-    def known(self, host: Host, attempt: int) -> int:
+    def known(self, host: Host, attempt: str) -> int:
         """Returns how many bytes of a host's log are here."""
         try:
             return self.path(host, attempt).stat().st_size
         except OSError:
             return 0
 
-    def add(self, host: Host, attempt: int, data: bytes) -> None:
+    def add(self, host: Host, attempt: str, data: bytes) -> None:
         """Writes what a host has said, and shows its whole lines."""
         path = self.path(host, attempt)
         decoder = self._decoders.setdefault(path, codecs.getincrementaldecoder("utf-8")("replace"))
@@ -54,7 +54,7 @@ class Logs:
         for line in lines:
             self.show(host, line)
 
-    def end(self, host: Host, attempt: int) -> None:
+    def end(self, host: Host, attempt: str) -> None:
         """Shows what a host has said last, though its line has no end."""
         if rest := self._rest.pop(self.path(host, attempt), ""):
             self.show(host, rest)

@@ -52,7 +52,7 @@ class Plan:
             auto=self.auto,
         )
 
-    def start_request(self, index: int, attempt: int, prepared: dict[str, Any]) -> dict[str, Any]:
+    def start_request(self, index: int, attempt: str, prepared: dict[str, Any]) -> dict[str, Any]:
         """Returns what ``remote.jobs`` is asked to start on a host.
 
         Args:

@@ -71,3 +71,28 @@ def test_a_process_that_is_killed_before_all_have_come_is_named(tmp_path):
     assert ended.err.splitlines()[-1] == (
         "error: process 1 was ended by SIGKILL; the same command goes on from what was saved."
     )
+
+
+def test_a_value_of_the_environment_arrives_and_is_written_nowhere(tmp_path):
+    (tmp_path / "told.py").write_text(
+        "import os\nimport jax\n\n"
+        "def loss(logits, label):\n"
+        "    assert os.environ['TOKEN'] == 'very secret'\n"
+        "    return -jax.nn.log_softmax(logits)[label]\n"
+    )
+    words = (*running.TINY, "--config.mesh.data=1", "--config.steps=2", "--config.loss=told:loss")
+    config = words[0].replace("=", f"={running.ROOT}/")
+    run = subprocess.Popen(
+        [sys.executable, "-m", "launch.local", config, *words[1:], "--env=TOKEN", "--workdir=run"],
+        cwd=tmp_path,
+        env=running.environment() | {"PYTHONPATH": str(running.ROOT), "TOKEN": "very secret"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    (ended,) = running.ended([run], 100)
+    assert ended.status == 0, ended
+    files = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
+    assert len(files) > 5
+    assert not [path for path in files if b"very secret" in path.read_bytes()]
+    assert "very secret" not in ended.out + ended.err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from typing import Any
 
@@ -9,6 +10,7 @@ from launch.hosts.remote import jobs, places, wire
 
 LOOKING = 0.3  # seconds between two looks
 BEAT = 5.0  # seconds after which something is said in any case
+GONE = 128 + signal.SIGKILL  # exit status of what a host has lost with its disk
 _PIECE = 1 << 16  # bytes of a log that are passed on at once
 
 
@@ -16,7 +18,8 @@ def act(request: dict[str, Any]) -> dict[str, Any]:
     """Follows an attempt.
 
     Args:
-      request: ``root``, ``name``, ``attempt``; ``offset``: bytes of its log that are known.
+      request: ``root``, ``name``, ``attempt``: when it began; ``offset``: bytes of its log that
+        are known.
 
     Returns:
       The last state.
@@ -36,9 +39,11 @@ def act(request: dict[str, Any]) -> dict[str, Any]:
                     beat = time.monotonic()
         except FileNotFoundError:
             pass
-        other = state.get("attempt") != request["attempt"]
-        if other or state.get("state") == "ended":
-            return dict(state, taken=other)
+        attempt = state.get("attempt", "")
+        if attempt < request["attempt"]:
+            return dict(state="ended", status=GONE, reason="nothing is known of it any more")
+        if attempt > request["attempt"] or state["state"] == "ended":
+            return dict(state, taken=attempt > request["attempt"])
         if state != said or time.monotonic() > beat + BEAT:
             wire.send(state=state)
             said, beat = state, time.monotonic()

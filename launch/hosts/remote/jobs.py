@@ -27,9 +27,9 @@ def start(request: dict[str, Any]) -> dict[str, Any]:
     ``go`` the agent is started, and when it goes away instead nothing is.
 
     Args:
-      request: ``root``, ``name``, ``code``, ``python``; ``job``: for the record; ``attempt``;
-        ``agent``: what the agent is told, values of the environment among it, which are written
-        nowhere.
+      request: ``root``, ``name``, ``code``, ``python``; ``job``: for the record; ``attempt``: a
+        text that is greater than that of every attempt before; ``agent``: what the agent is
+        told, values of the environment among it, which are written nowhere.
 
     Returns:
       ``pid``: of the agent.

@@ -21,9 +21,9 @@ def job_folder(given: str, name: str) -> str:
     return os.path.join(root(given), "jobs", name)
 
 
-def log_path(folder: str, attempt: int) -> str:
+def log_path(folder: str, attempt: str) -> str:
     """Returns the file of what an attempt's processes say."""
-    return os.path.join(folder, f"attempt-{attempt}.log")
+    return os.path.join(folder, f"{attempt}.log")
 
 
 def write_json(path: str, value: Any) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from launch.hosts.plan import job_name
 from model import manifest
 from tests.launch.hosts import network
 from tests.launch.hosts.launching import TINY, Launch, left
@@ -33,6 +34,11 @@ def hosts(tmp_path_factory):
 def launched(net, folder, *words, **options):
     own = (f"--interpreter={sys.executable}", f"--workdir={folder}/run", f"--logs={folder}/logs")
     return Launch(net, *own, *words, **options)
+
+
+def name(folder):
+    """Returns the name of the job whose run is in a folder."""
+    return job_name("", f"{folder}/run")
 
 
 def losses(folder):
@@ -95,6 +101,25 @@ def test_a_cut_link_to_the_launcher_is_nothing_to_the_run(hosts, undisturbed, tm
     assert losses(tmp_path) == undisturbed
 
 
+def test_a_hang_shows_where_all_processes_are_and_all_start_again(hosts, undisturbed, tmp_path):
+    run = launched(hosts, tmp_path, *RUN, "--restarts=2", "--backoff=1", "--stall=0.25")
+    reach(tmp_path, 60)
+    b = hosts.hosts["b"]
+    (pid,) = json.loads(
+        next(b.home.glob(f"manyheads/jobs/{name(tmp_path)}/state.json")).read_text()
+    )["pids"]
+    b.enter("kill", "-STOP", str(pid))
+    line = run.until("^restart 1 of 2: ")
+    assert "for 0.25 min (--stall=0.25)" in line
+    shown = "\n".join(run.lines)
+    for host, process in (("a", 0), ("b", 1), ("c", 2)):
+        assert re.search(rf"\[{host}\] process {process}: .*train/loop.py", shown)
+        (kept,) = (tmp_path / "run" / "stacks").glob(f"*/process-{process}.txt")
+        assert "train/loop.py" in kept.read_text()
+    assert run.ended() == 0, run.lines
+    assert losses(tmp_path) == undisturbed
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_and_sigterm_stop_all_after_a_saved_step(hosts, tmp_path, number):
     run = launched(hosts, tmp_path, *RUN, "--restarts=2")
@@ -121,9 +146,9 @@ def test_a_run_whose_launcher_has_gone_goes_on_and_the_same_command_comes_back_t
     assert again.ended(600) == 0, again.lines
     assert sorted(losses(tmp_path)) == list(range(1, steps + 1))
     # Nothing is lost, and nothing twice, of what was said while nobody listened.
-    kept = (tmp_path / "logs" / "a.1.log").read_bytes()
-    (log,) = hosts.hosts["a"].home.glob("manyheads/jobs/run-*/attempt-1.log")
-    assert kept in log.read_bytes()
+    (kept,) = (path.read_bytes() for path in (tmp_path / "logs").glob("a.*.log"))
+    logs = hosts.hosts["a"].home.glob("manyheads/jobs/run-*/*.log")
+    assert kept in [log.read_bytes() for log in logs]
     assert b"saved in" in kept
 
 
@@ -144,7 +169,7 @@ def test_a_job_is_listed_and_stopped(hosts, tmp_path):
     reach(tmp_path, 10)
     out = command(hosts, "list").stdout.splitlines()
     assert [line.split()[:3] for line in out if " one " in line] == [
-        [name, "one", "running,"] for name in hosts.hosts
+        [host, "one", "running"] for host in hosts.hosts
     ]
     again = launched(hosts, tmp_path, *words)
     assert again.ended() == 0

@@ -27,9 +27,9 @@ def of(words):
 def test_a_request_arrives_as_it_was_given(tmp_path):
     root = tmp_path / ODD
     (root / "jobs" / ODD).mkdir(parents=True)
-    (root / "jobs" / ODD / "state.json").write_text('{"attempt": 3}')
+    (root / "jobs" / ODD / "state.json").write_text('{"attempt": "3"}')
     assert ask(HERE, "jobs", 30, action="look", root=str(root), name=ODD) == dict(
-        jobs={ODD: dict(state=dict(attempt=3), job={})}
+        jobs={ODD: dict(state=dict(attempt="3"), job={})}
     )
 
 
@@ -100,10 +100,10 @@ def test_bytes_go_both_ways(tmp_path):
 def test_a_launcher_that_goes_ends_what_it_has_started_there(tmp_path):
     folder = tmp_path / "jobs" / "one"
     folder.mkdir(parents=True)
-    (folder / "state.json").write_text('{"attempt": 1, "state": "running"}')
+    (folder / "state.json").write_text('{"attempt": "1", "state": "running"}')
     lock = open(folder / "lock", "w")  # noqa: SIM115 -- held while the job "runs"
     fcntl.flock(lock, fcntl.LOCK_EX)
-    asked = Call(HERE, "follow", root=str(tmp_path), name="one", attempt=1, offset=0)
+    asked = Call(HERE, "follow", root=str(tmp_path), name="one", attempt="1", offset=0)
     assert next(asked.messages(30))["state"]["state"] == "running"
     pid = asked._process.pid
     children = functools.partial(_children, pid)

@@ -43,7 +43,7 @@ def of(status, **more):
             (139, "on c process 2 was ended by SIGSEGV", 7),
         ),
         (
-            [of(LOST), dict(attempt=3, taken=True), of(LOST)],
+            [of(LOST), dict(attempt="3", taken=True), of(LOST)],
             (MISTAKE, "another launcher has taken the job on b", 7),
         ),
     ],

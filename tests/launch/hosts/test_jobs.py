@@ -45,7 +45,7 @@ def hold(folder):
         started.append(process)
         assert process.stdout.readline() == "held\n"
         places.write_json(
-            str(folder / places.STATE), dict(attempt=1, state="running", pid=process.pid) | state
+            str(folder / places.STATE), dict(attempt="1", state="running", pid=process.pid) | state
         )
         return process
 
@@ -64,8 +64,8 @@ def test_a_job_lives_as_long_as_its_lock(folder, hold):
     state = jobs.current(str(folder))
     assert (state["state"], state["status"]) == ("ended", 128 + signal.SIGKILL)
     assert state["reason"] == "its agent was killed on the host"
-    places.write_json(str(folder / places.STATE), dict(attempt=1, state="ended", status=3))
-    assert jobs.current(str(folder)) == dict(attempt=1, state="ended", status=3)
+    places.write_json(str(folder / places.STATE), dict(attempt="1", state="ended", status=3))
+    assert jobs.current(str(folder)) == dict(attempt="1", state="ended", status=3)
     (folder / places.STATE).write_text('{"attempt": 1, "sta')
     assert jobs.current(str(folder)) == {}
 
@@ -112,7 +112,7 @@ def request(tmp_path, **agent):
         action="start",
         root=str(tmp_path),
         name="one",
-        attempt=3,
+        attempt="3",
         code=str(running.ROOT),
         python=sys.executable,
         cwd=str(running.ROOT),
@@ -140,8 +140,8 @@ def test_an_agent_runs_on_without_its_launcher_and_leaves_no_secret(tmp_path):
     assert os.getsid(pid) == pid
     running.wait_until(lambda: jobs.current(str(folder)).get("state") == "ended")
     state = jobs.current(str(folder))
-    assert (state["attempt"], state["status"], state["step"]) == (3, 2, -1)
-    assert "no-such.py' is not a file" in (folder / "attempt-3.log").read_text()
+    assert (state["attempt"], state["status"], state["step"]) == ("3", 2, -1)
+    assert "no-such.py' is not a file" in (folder / "3.log").read_text()
     assert json.loads((folder / places.JOB).read_text()) == dict(config="a.py")
     assert (folder.stat().st_mode & 0o077) == 0
     for path in folder.iterdir():

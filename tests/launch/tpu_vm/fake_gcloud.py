@@ -1,14 +1,13 @@
 """A program that stands for gcloud: the test double's state is a file, and its hosts are folders.
 
 ``tpu-vm ssh NODE --worker=K --command=LINE`` runs the line here, by ``/bin/sh -c``, with standard
-input passed through and HOME at a folder of that worker; ``scp`` copies there. When the TPU VM is
+input passed through and HOME at a folder of that worker. When the TPU VM is
 taken away or deleted, whatever still runs of it is killed, and ssh ends with status 255.
 """
 
 import contextlib
 import fcntl
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -82,9 +81,9 @@ class Machine:
         program.chmod(0o755)
         return f"{program.parent}:{os.environ['PATH']}"
 
-    def home(self, node: str, worker: int) -> Path:
-        """Returns the folder of a worker."""
-        home = self.folder / "hosts" / node / str(worker)
+    def home(self, node: str, worker: int, uid: str) -> Path:
+        """Returns the folder of a worker, whose disk goes with its TPU VM."""
+        home = self.folder / "hosts" / node / uid / str(worker)
         home.mkdir(parents=True, exist_ok=True)
         return home
 
@@ -92,7 +91,7 @@ class Machine:
 def main(folder: str, argv: Sequence[str]) -> None:
     """Answers as gcloud does, and exits."""
     machine = Machine(Path(folder))
-    if argv[3:5] in (["tpu-vm", "ssh"], ["tpu-vm", "scp"]):
+    if argv[3:5] == ["tpu-vm", "ssh"]:
         sys.exit(_on_hosts(machine, argv))
     with machine.cloud() as cloud:
         answer = cloud.call(argv)
@@ -105,8 +104,7 @@ def main(folder: str, argv: Sequence[str]) -> None:
 
 def _on_hosts(machine: Machine, argv: Sequence[str]) -> int:
     positional, flags = parsed(argv)
-    copies = positional[3] == "scp"
-    name = positional[5].partition(":")[0] if copies else positional[4]
+    name = positional[4]
     key = f"{flags['zone']}/{name}"
     with machine.cloud() as cloud:
         cloud.calls.append(cloud.shown(argv))
@@ -116,26 +114,23 @@ def _on_hosts(machine: Machine, argv: Sequence[str]) -> int:
         print(f"ERROR: (gcloud.compute.tpus.tpu-vm.ssh) {name} {state}", file=sys.stderr)
         return 1
     workers = range(2) if flags["worker"] == "all" else [int(flags["worker"])]
-    if copies:
-        target = positional[5].partition(":")[2]
-        for worker in workers:
-            shutil.copy(positional[4], machine.home(name, worker) / target)
-        return 0
     running = [
         subprocess.Popen(
             ["/bin/sh", "-c", flags["command"]],
-            cwd=machine.home(name, worker),
+            cwd=machine.home(name, worker, node["uid"]),
             env={
                 **os.environ,
-                "HOME": str(machine.home(name, worker)),
+                "HOME": str(machine.home(name, worker, node["uid"])),
                 MARK: f"{machine.folder}:{node['uid']}",
             },
             stdin=None if len(workers) == 1 else subprocess.DEVNULL,
         )
         for worker in workers
     ]
-    while any(process.poll() is None for process in running):
+    ended = False
+    while not ended:
         time.sleep(_LOOK)
+        ended = all(process.poll() is not None for process in running)
         with machine.cloud() as cloud:
             now = cloud.nodes.get(key)
         if now is None or now["uid"] != node["uid"] or now["state"] not in ("READY", "REPAIRING"):

@@ -335,7 +335,8 @@ def test_the_fake_runs_lines_on_hosts(desk: Desk):
         )
 
     done = on_host('cat; echo "$HOME"; exit 3', input="a b\n")
-    assert done.stdout == f"a b\n{desk.folder}/hosts/heads/1\n"
+    uid = desk.cloud().nodes[f"{ZONE}/heads"]["uid"]
+    assert done.stdout == f"a b\n{desk.folder}/hosts/heads/{uid}/1\n"
     assert done.returncode == 3
     assert on_host("pwd", "all").stdout.count("\n") == 2
     # What runs there ends when the TPU VM is taken away, also what has gone its own way.
