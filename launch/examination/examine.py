@@ -43,9 +43,9 @@ class Examination:
             reached = [call for call in calls if call is not None]
             list(pool.map(self._look, reached))
             answered = [call for call in reached if call.host.name in self.facts]
-            facts = {call.host.name: self.facts[call.host.name] for call in answered}
+            self.facts = {call.host.name: self.facts[call.host.name] for call in answered}
             expected = Expected(plan.snapshot.revision, own_code=not checkout)
-            self.found += findings.findings(facts, expected)
+            self.found += findings.findings(self.facts, expected)
             self.found += self._port(answered, pool)
         self.found.sort(key=lambda finding: not finding.fatal)
 

@@ -135,7 +135,7 @@ def test_ctrl_c_and_sigterm_stop_all_after_a_saved_step(hosts, tmp_path, number)
 def test_a_run_whose_launcher_has_gone_goes_on_and_the_same_command_comes_back_to_it(
     hosts, tmp_path, number
 ):
-    words, steps = (*RUN, "--config.checkpoint.every=0"), 1500
+    words, steps = (*RUN, "--config.checkpoint.every=0"), 800
     run = launched(hosts, tmp_path, *words, f"--config.steps={steps}", start_new_session=True)
     reach(tmp_path, 10)
     run.process.send_signal(number)
