@@ -7,7 +7,9 @@ import secrets
 import sys
 from typing import Any
 
+import jax
 from absl import flags
+from jax._src import hardware_utils  # as JAX itself finds a TPU; it has no public name
 from ml_collections import ConfigDict
 
 from configs import command, resolved
@@ -80,9 +82,16 @@ def _store(workdir: str) -> dict[str, Any]:
 
 
 def _devices() -> dict[str, Any]:
-    try:
-        import jax  # seconds, and only where devices are asked for
+    """Returns how many devices this host has, and which.
 
+    A TPU's chips are counted and not opened: on a slice each host would wait for all others.
+    """
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # a GPU's memory is others'
+    try:
+        chips, version = hardware_utils.num_available_tpu_chips_and_device_id()
+        if chips:
+            kind = f"TPU {getattr(version, 'name', version)}"
+            return dict(count=chips, kind=kind, platform="tpu")
         devices = jax.local_devices()
     except Exception as error:  # of a plugin, whatever it raises
         return dict(error=first_line(error))

@@ -7,7 +7,9 @@ import socket
 import subprocess
 import sys
 
+import jax
 import pytest
+from jax._src import hardware_utils
 
 from launch.hosts import facts
 from launch.hosts.call import Call
@@ -124,6 +126,14 @@ def test_what_the_environment_says_is_passed_on(tmp_path):
     assert found["devices"]["platform"] == "cpu"
     broken = asked(tmp_path, checkout=str(running.ROOT), interpreter="/bin/false")
     assert probe.look(broken)["packages"] == dict(error="no answer")
+
+
+def test_chips_of_a_tpu_are_counted_and_not_opened(monkeypatch):
+    found = (4, hardware_utils.TpuVersion.v5e)
+    monkeypatch.setattr(hardware_utils, "num_available_tpu_chips_and_device_id", lambda: found)
+    monkeypatch.setattr(jax, "local_devices", lambda: pytest.fail("they were opened"))
+    request = dict(arguments=[], workdir="", devices=True)
+    assert facts.facts(request)["devices"] == dict(count=4, kind="TPU v5e", platform="tpu")
 
 
 @pytest.mark.parametrize(
