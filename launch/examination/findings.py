@@ -184,6 +184,7 @@ def _alone(host: str, fact: Mapping[str, Any]) -> Iterator[Finding]:
             host,
             f"{', '.join(one['devices'])} of {host} is in use by process {one['pid']} "
             f"({one['command']}); end it there: kill {one['pid']}.",
+            fatal=False,  # it may be a desktop's, or a service that looks after them
         )
     stale = sorted(n for n in fact["variables"] if n.startswith(_OF_ANOTHER_JOB))
     if stale:

@@ -91,10 +91,6 @@ CASES = [
         "or name another --workdir.",
     ),
     (
-        dict(busy=[dict(pid=7, devices=["/dev/accel0", "/dev/accel1"], command="python x.py")]),
-        "/dev/accel0, /dev/accel1 of b is in use by process 7 (python x.py); end it there: kill 7.",
-    ),
-    (
         dict(variables=dict(MEGASCALE_NUM_SLICES="2", XLA_FLAGS="--x", TPU_VISIBLE_DEVICES="0")),
         "b sets MEGASCALE_NUM_SLICES=2, left from another job; take that out of its shell's "
         "start-up files or /etc/environment.",
@@ -118,6 +114,10 @@ def test_what_is_wrong_on_one_host_is_named_with_it(differs, sentence):
 @pytest.mark.parametrize(
     ("differs", "sentence"),
     [
+        (
+            dict(busy=[dict(pid=7, devices=["/dev/accel0", "/dev/accel1"], command="python x.py")]),
+            "/dev/accel0, /dev/accel1 of c is in use by process 7 (python x.py); end it there: kill 7.",
+        ),
         (
             dict(skew=-300.0),
             "the clock of c is 300 s behind this machine's; start a time service there, such as "
