@@ -37,7 +37,7 @@ Signs = dict[int, dict[str, Any]]
 
 
 class Alive:
-    """Keeps alive.json up to date while it is entered."""
+    """Keeps alive.json up to date, from ``begin`` on, while it is entered."""
 
     def __init__(
         self,
@@ -59,10 +59,13 @@ class Alive:
 
     def __enter__(self) -> "Alive":
         heartbeat.forget()
+        return self
+
+    def begin(self) -> None:
+        """Begins to write: a start that is refused leaves what the run has said."""
         if self._writes:
             before_end(self._last)
             self._thread.start()
-        return self
 
     def ends(self, finished: bool, signal: int | None = None) -> None:
         """Says how the run ends, where nothing is raised.
@@ -84,7 +87,7 @@ class Alive:
             # What other errors say may hold anything; process 0 shows it.
             said = str(error) if isinstance(error, UserError) else type(error).__name__
             self._end = dict(state=FAILED, reason=said[:1000])
-        if self._writes:
+        if self._thread.ident is not None:  # it has begun
             self._over.set()
             self._thread.join(LEAVING)
             if error is None:

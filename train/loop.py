@@ -88,7 +88,9 @@ def train(
             workdir, config, sources.tokenizer, sources.digest, processes, holding, say
         )
         with jax.set_mesh(mesh):
-            outcome = _run(config, model_config, sources, mesh, checkpoints, console, processes)
+            outcome = _run(
+                config, model_config, sources, mesh, checkpoints, console, processes, alive
+            )
         alive.ends(outcome.step >= config.steps, outcome.signal)
         return outcome
 
@@ -101,10 +103,13 @@ def _run(
     checkpoints: Checkpoints,
     console: Console,
     processes: Processes,
+    alive: Alive,
 ) -> Outcome:
     workdir, before = checkpoints.workdir, checkpoints.find()
     check_corpus(before, sources.digest)
     changes = processes.told(lambda: check_workdir(workdir, config, before))
+    if before is None or int(before.step or 0) < config.steps:
+        alive.begin()
     optimizer = make_optimizer(config, model_config)
     policy = Policy(config, workdir, checkpoints, processes)
     say = checkpoints.say

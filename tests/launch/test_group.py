@@ -91,6 +91,8 @@ time.sleep(1)
 """
 
 
+# Of jax, where another test has loaded it: a launcher has not.
+@pytest.mark.filterwarnings("ignore:os.fork")
 def test_a_share_of_a_run_is_numbered_as_the_run_is(monkeypatch, capfd):
     monkeypatch.setattr(group, "TRAINING", ("-c", SAYS))
     share = Share(2, first=2, total=6, coordinator="10.0.0.1:8476")

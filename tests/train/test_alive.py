@@ -1,5 +1,6 @@
 """alive.json: what a run says of itself while it goes on, and that it never ends the run."""
 
+import contextlib
 import datetime
 import errno
 import json
@@ -46,9 +47,26 @@ def of(folder, writes=True, steps=100):
     return Alive(folder, steps, 3, lambda: SIGNS, writes)
 
 
+@contextlib.contextmanager
+def begun(folder, **options):
+    with of(folder, **options) as run:
+        run.begin()
+        yield run
+
+
+def test_a_start_that_is_refused_leaves_what_the_run_has_said(tmp_path):
+    train(tiny.config(FIELDS), tmp_path, QUIET)
+    before = read(tmp_path)
+    with pytest.raises(UserError, match="batch_size"):
+        train(tiny.config(FIELDS | {"batch_size": 4}), tmp_path, QUIET)
+    assert read(tmp_path) == before
+    train(tiny.config(FIELDS), tmp_path, QUIET)  # it is over
+    assert read(tmp_path) == before
+
+
 def test_it_says_what_the_run_does_as_long_as_it_goes_on(tmp_path, quick):
     heartbeat.busy(heartbeat.EVALUATING, 41)  # of a run before in this process
-    with of(tmp_path) as run:
+    with begun(tmp_path) as run:
         running.wait_until((tmp_path / ALIVE).exists)
         first = read(tmp_path)
         assert (first["state"], first["doing"], first["step"]) == ("running", "starting", None)
@@ -105,7 +123,7 @@ def test_a_run_says_how_it_ended(tmp_path, monkeypatch):
 
 
 def test_what_an_error_says_that_is_no_sentence_stays_out_of_the_file(tmp_path):
-    with pytest.raises(ValueError), of(tmp_path):
+    with pytest.raises(ValueError), begun(tmp_path):
         raise ValueError("token=secret")
     assert (read(tmp_path)["state"], read(tmp_path)["reason"]) == ("failed", "ValueError")
 
@@ -114,6 +132,7 @@ def test_a_session_that_could_not_say_how_it_ended_was_lost(tmp_path, quick):
     for _ in range(3):
         run = of(tmp_path)
         run.__enter__()
+        run.begin()
         running.wait_until((tmp_path / ALIVE).exists)
         running.wait_until(lambda run=run: read(tmp_path)["session"] == run._session)
         run._write = lambda: None  # it was killed
@@ -125,7 +144,7 @@ def test_a_session_that_could_not_say_how_it_ended_was_lost(tmp_path, quick):
 def test_of_many_sessions_the_last_are_remembered(tmp_path, monkeypatch):
     monkeypatch.setattr(alive, "EARLIER", 4)
     for number in range(9):
-        with of(tmp_path) as run:
+        with begun(tmp_path) as run:
             heartbeat.finished(number)
             run.ends(False, 15)
     assert [one["step"] for one in read(tmp_path)["earlier"]] == [4, 5, 6, 7]
@@ -136,13 +155,13 @@ def test_of_many_sessions_the_last_are_remembered(tmp_path, monkeypatch):
 )
 def test_what_lies_there_before_is_no_matter(tmp_path, before):
     (tmp_path / ALIVE).write_text(before)
-    with of(tmp_path) as run:
+    with begun(tmp_path) as run:
         run.ends(True)
     assert (read(tmp_path)["state"], read(tmp_path)["earlier"]) == ("finished", [])
 
 
 def test_other_processes_write_nothing(tmp_path):
-    with of(tmp_path, writes=False) as run:
+    with begun(tmp_path, writes=False) as run:
         run.ends(True)
     assert list(tmp_path.iterdir()) == []
 
@@ -172,7 +191,7 @@ def test_a_disk_that_does_not_answer_keeps_no_run_from_its_end(tmp_path, monkeyp
     monkeypatch.setattr(alive, "write_text", lambda path, text: over.wait(30))
     monkeypatch.setattr(alive, "LEAVING", 0.2)
     began = time.monotonic()
-    with of(tmp_path) as run:
+    with begun(tmp_path) as run:
         run.ends(True)
     assert time.monotonic() < began + 10
     over.set()
@@ -184,6 +203,7 @@ def test_signs_that_cannot_be_had_are_nothing_to_the_run(tmp_path, quick):
         raise RuntimeError("the coordinator is gone")
 
     with Alive(tmp_path, 100, 2, fails) as run:
+        run.begin()
         time.sleep(0.2)
         run.ends(True)
     assert not (tmp_path / ALIVE).exists()
@@ -191,7 +211,7 @@ def test_signs_that_cannot_be_had_are_nothing_to_the_run(tmp_path, quick):
 
 def test_a_disk_without_room_leaves_the_word_before(disk):
     folder, _ = disk
-    with of(folder):
+    with begun(folder):
         running.wait_until((folder / ALIVE).exists)
         before = read(folder)
         with open(folder / "filler", "wb") as file:
@@ -209,6 +229,7 @@ from train.processes import abort
 
 alive.LEAVING = abort.LAST = 0.5
 with Alive(Path(sys.argv[1]), 100, 1, dict) as run:
+    run.begin()
     {}
 """
 
@@ -244,7 +265,7 @@ def test_a_disk_that_does_not_answer_keeps_no_process_from_ending(tmp_path):
 
 
 def test_after_an_error_the_sentence_that_explains_it_is_kept(tmp_path):
-    with pytest.raises(RuntimeError), of(tmp_path):
+    with pytest.raises(RuntimeError), begun(tmp_path):
         raise RuntimeError("a collective failed")
     abort._before_end("process 1 on hostb was killed.", 75)  # what the watch finds out
     held = read(tmp_path)

@@ -116,7 +116,8 @@ def test_what_is_wrong_on_one_host_is_named_with_it(differs, sentence):
     [
         (
             dict(busy=[dict(pid=7, devices=["/dev/accel0", "/dev/accel1"], command="python x.py")]),
-            "/dev/accel0, /dev/accel1 of c is in use by process 7 (python x.py); end it there: kill 7.",
+            "/dev/accel0, /dev/accel1 of c is in use by process 7 (python x.py); end it there: kill "
+            "7.",
         ),
         (
             dict(skew=-300.0),
