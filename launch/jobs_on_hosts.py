@@ -132,7 +132,7 @@ def stop(hosts: Sequence[Host], name: str) -> None:
       UserError: none such runs there, or a host cannot be reached.
     """
     given = flags.FLAGS
-    request = dict(action="stop", root=given.root, name=name, kill=given.now)
+    request = dict(action="stop", root=given.root, name=name, kill=given.now, wanted=True)
     if given.dry_run:
         print("\n".join(shown(host, "jobs", **request) for host in hosts))
         return

@@ -26,6 +26,7 @@ class Ending(NamedTuple):
     reason: str = ""  # what ended it, as a sentence begins; empty: its status says all
     step: int = -1  # the last that was finished since the start; -1: none
     stacks: str = ""  # where the stacks of its threads are, as half a sentence
+    wanted: bool = False  # whether somebody had it stopped, who is not this command
 
 
 class Restarts:
@@ -76,12 +77,16 @@ def supervise(
       say: shows a line; on standard error when None.
 
     Returns:
-      The exit status: 128 + the signal that asked it to end, else of the last group.
+      The exit status: 128 + the signal that asked it to end, else of the last group. What somebody
+      else has had stopped is not started again.
     """
     say = say or functools.partial(tell, stream=sys.stderr)
     newest = furthest = saved()
     while True:
         ending = attempt()
+        if ending.wanted:
+            say(f"error: {_reason(ending)}, as somebody stopped it; run again to go on.")
+            return ending.status
         if asked:
             by_signal = restarts.limit and ending.status > 128
             return 128 + asked[0] if by_signal else ending.status

@@ -1,7 +1,6 @@
 """Asks all hosts of a job at once for what may be wrong, within a minute."""
 
 import contextlib
-import hashlib
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -64,7 +63,7 @@ class Examination:
             name=plan.name,
             code=plan.snapshot.digest,
             checkout=self._checkout,
-            files=digests(plan),
+            files=dict(plan.snapshot.digests),
             interpreter=plan.interpreter,
             workdir=plan.job.workdir,
             arguments=plan.job.arguments() if plan.job.config else [],
@@ -106,16 +105,6 @@ class Examination:
 
         tried = {c.host.name: one for c, one in zip(others, pool.map(reach, others), strict=True)}
         return findings.port(first.name, listening, tried, address, port)
-
-
-def digests(plan: Plan) -> dict[str, str]:
-    """Returns the digest of each file of the code, links left out."""
-    found = {}
-    for name in plan.snapshot.files:
-        path = plan.snapshot.root / name
-        if path.is_file() and not path.is_symlink():
-            found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
-    return found
 
 
 def _tried(call: Call, **request: Any) -> dict[str, Any]:

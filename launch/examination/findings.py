@@ -74,6 +74,7 @@ def port(
                 first,
                 f"port {number} of {first}, the coordinator's, is taken{by}; end that, or give "
                 "another --coordinator_port.",
+                passing=True,
             )
         ]
     if "error" in listening:
@@ -171,6 +172,7 @@ def _alone(host: str, fact: Mapping[str, Any]) -> Iterator[Finding]:
             host,
             f"the environment on {host} does not tell what it has ({packages['error']}{busy}); "
             "try it there by hand.",
+            passing=True,
         )
     for topic, remedy in (
         ("config", "mend the config, or what it reads on that host"),

@@ -31,6 +31,10 @@ class Unreachable(Exception):
         self.host, self.reason = host, reason
 
 
+class Stumbled(UserError):
+    """A host refuses, for a reason that may pass."""
+
+
 @functools.cache
 def program(module: str) -> bytes:
     """Returns a module of ``remote``, with those it imports, as one text that python runs."""
@@ -137,7 +141,8 @@ class Call:
             if message is None:
                 raise Unreachable(self.host, self._reason())
             if "refused" in message:
-                raise UserError(f"{self.host.name}: {message['refused']}")
+                kind = Stumbled if message.get("passing") else UserError
+                raise kind(f"{self.host.name}: {message['refused']}")
             yield message
             if "done" in message:
                 return

@@ -13,7 +13,7 @@ from typing import Any
 from configs.console import tell
 from configs.errors import UserError
 from launch.group import GRACE, PATIENCE
-from launch.hosts.call import Call, Unreachable, ask
+from launch.hosts.call import Call, Stumbled, Unreachable, ask
 from launch.hosts.everywhere import everywhere, values
 from launch.hosts.finding import Finding
 from launch.hosts.follower import Follower
@@ -33,6 +33,10 @@ _ANSWER = 60.0  # seconds for the answer to a short question
 Examine = Callable[[bool], list[Finding]]
 
 
+class Occupied(UserError):
+    """The job runs already, with another description."""
+
+
 class Fleet:
     """The hosts of a job.
 
@@ -42,6 +46,7 @@ class Fleet:
       started: whether the job runs, as far as is known.
       followers: of the latest attempt, one for each host.
       lost: whether the latest attempt ended as hosts could not be reached any more.
+      taken: whether it ended as another launcher has begun another.
     """
 
     def __init__(
@@ -58,7 +63,7 @@ class Fleet:
         self.asked: list[int] = []
         self.saved, self.started = 0, False
         self.followers: list[Follower] = []
-        self.lost = False
+        self.lost = self.taken = False
         self._plan, self._logs, self._examine = plan, logs, examine
         self._attempt = ""
         self._left = self._looked = False
@@ -73,7 +78,7 @@ class Fleet:
           any_job: whatever its description, and though it has ended.
 
         Raises:
-          UserError: it runs with another description.
+          Occupied: it runs with another description.
           Unreachable: a host cannot be asked.
         """
         plan = self._plan
@@ -87,9 +92,9 @@ class Fleet:
             return False
         for one in running:
             if differs := plan.same(one["job"]):
-                raise UserError(
+                raise Occupied(
                     f"the job {plan.name} runs already with another {', '.join(differs)}; stop it "
-                    f"(launch.ssh stop --name={plan.name}), or give this one another --name."
+                    f"(python -m {plan.launcher} stop), or give this one another --name."
                 )
         attempts = {one["state"]["attempt"] for one in running}
         if len(running) < len(plan.hosts) or len(attempts) > 1:
@@ -123,9 +128,14 @@ class Fleet:
           UserError: a host refuses, or something is wrong that does not pass by itself.
           Unreachable: a host cannot be reached.
         """
-        prepared = self._prepare()
+        try:
+            prepared = self._prepare()
+        except Stumbled as error:
+            return str(error).removesuffix(".")
         if wrong := self._examined():
             return wrong
+        if self._left:
+            return "it was let go of before it was started"
         self._attempt = _later_than(self._attempt)
         try:
             self._start(prepared)
@@ -169,6 +179,7 @@ class Fleet:
                 follower.close()
             self.started = False
         self.lost = not all(follower.ended for follower in followers)
+        self.taken = any(follower.state.get("taken") for follower in followers)
         self.saved = max([self.saved, *(f.state.get("saved", 0) for f in followers)])
         return _ending(followers)
 
@@ -210,14 +221,12 @@ class Fleet:
         return fatal[0].sentence.removesuffix(".") if fatal else ""
 
     def _prepare(self) -> list[dict[str, Any]]:
-        archive = functools.cache(self._plan.snapshot.archive)
-
         def prepare(host: Host) -> dict[str, Any]:
             with Call(host, "prepare", **self._plan.prepare_request()) as call:
 
                 def heard(message: dict[str, Any]) -> None:
                     if message.get("need") == "code":
-                        call.send_bytes(archive())
+                        call.send_bytes(self._plan.snapshot.packed)
                     elif "say" in message:
                         self._logs.show(host, message["say"])
 
@@ -239,6 +248,8 @@ class Fleet:
                 calls.append(Call(host, "jobs", **request))
             for call in calls:
                 next(call.messages(_ANSWER))  # ready
+            if self._left:
+                return
             self.started = True
             for call in calls:
                 call.send(go=True)
@@ -271,7 +282,9 @@ class Fleet:
         threading.Thread(target=everywhere, args=(self._plan.hosts, act), daemon=True).start()
 
     def _stopping(self, kill: bool) -> dict[str, Any]:
-        return dict(action="stop", root=self._plan.root, name=self._plan.name, kill=kill)
+        return dict(
+            action="stop", root=self._plan.root, name=self._plan.name, kill=kill, wanted=False
+        )
 
     def _say(self, line: str) -> None:
         tell(line, sys.stderr)
@@ -342,4 +355,5 @@ def _ending(followers: list[Follower]) -> Ending:
         reason = f"the processes {where}ended with exit status {status}"
     elif reason:
         reason = f"{where}{reason}".strip()
-    return Ending(status, reason, step, stacks)
+    wanted = any(follower.state.get("wanted") for follower in followers)
+    return Ending(status, reason, step, stacks, wanted)

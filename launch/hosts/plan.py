@@ -30,6 +30,7 @@ class Plan:
     extras: tuple[str, ...] = ()  # of setup.cfg
     auto: bool = True  # whether the extra of a host's devices is added
     stall: float = 0.0  # minutes
+    launcher: str = "launch.ssh"  # whose verbs stop and show the job
 
     def share(self, index: int) -> dict[str, Any]:
         """Returns which processes of the run are those of a host, for ``launch.group.Share``."""
@@ -89,8 +90,15 @@ class Plan:
 
     def same(self, recorded: dict[str, Any]) -> list[str]:
         """Returns in what a record of a job differs from this one; empty where it is the same."""
-        ours = self.about()
-        return sorted(name for name in ours if recorded.get(name) != ours[name])
+        ours, theirs = _compared(self.about()), _compared(recorded)
+        return sorted(name for name in ours if theirs.get(name) != ours[name])
+
+
+def _compared(about: dict[str, Any]) -> dict[str, Any]:
+    """Returns that of a record by which jobs are told apart: what is run, and on how many."""
+    resources = about.get("resources")
+    known = resources if isinstance(resources, dict) else {}
+    return about | dict(resources=[known.get(name) for name in ("hosts", "processes")])
 
 
 def job_name(given: str, workdir: str) -> str:

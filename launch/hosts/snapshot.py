@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import tarfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from train.provenance import RECORD, code
 ROOT = Path(__file__).parents[2]
 LARGEST = 200e6  # bytes; what is larger is data, and would be sent to every host
 # What no copy of the code needs, where git does not say what is ignored.
+_LINK, _PROGRAM, _FILE = "link", "program", "file"
 _LEFT = re.compile(r"\.git|\.venv.*|\.cache|\..*_cache|\.hypothesis|__pycache__|.*\.egg-info|runs")
 
 
@@ -29,23 +31,13 @@ class Snapshot:
     files: tuple[str, ...]
     revision: str | None  # None: not known
     diff: str  # against the revision
+    digests: Mapping[str, str] = dataclasses.field(default_factory=dict)  # of each file, no links
+    packed: bytes = dataclasses.field(default=b"", repr=False)  # a tar of them
 
     def about(self) -> dict[str, Any]:
         """Returns what a record says of it: JSON."""
         changed = bool(self.diff) if self.revision else None
         return dict(revision=self.revision, changed=changed, digest=self.digest)
-
-    def archive(self) -> bytes:
-        """Returns a tar of the files, with a record of where they come from."""
-        packed = io.BytesIO()
-        with tarfile.open(fileobj=packed, mode="w:gz", compresslevel=6) as tar:
-            for name in self.files:
-                tar.add(self.root / name, arcname=name, recursive=False, filter=_nobody)
-            record = json.dumps(self.about() | dict(diff=self.diff), indent=1).encode()
-            about = tarfile.TarInfo(RECORD)
-            about.size = len(record)
-            tar.addfile(about, io.BytesIO(record))
-        return packed.getvalue()
 
     def inside(self, path: str, field: str) -> str:
         """Returns a path of this machine as one in the archive, from its root.
@@ -74,28 +66,63 @@ def take(root: Path = ROOT) -> Snapshot:
       UserError: it is too large to be sent, or cannot be read.
     """
     names = _names(root)
-    digest, size = hashlib.sha256(), 0
+    contents, size = dict[str, tuple[str, bytes]](), 0
     for name in names:
-        path = root / name
-        try:
-            about = path.lstat()
-            content = os.readlink(path).encode() if path.is_symlink() else path.read_bytes()
-        except OSError as error:
+        contents[name] = _content(root / name)
+        size += len(contents[name][1])
+        if size > LARGEST:
             raise UserError(
-                f"{path} cannot be read ({error.strerror}), and is sent to the hosts; make it "
-                "readable, or add it to .gitignore."
-            ) from error
-        size += len(content)
-        kind = "link" if path.is_symlink() else str(bool(about.st_mode & 0o100))
+                f"{root} holds more than {LARGEST / 1e6:,.0f} MB that git does not ignore, too "
+                "much to be sent to every host; add what is not code to .gitignore."
+            )
+    digest = hashlib.sha256()
+    for name, (kind, content) in contents.items():
         digest.update(f"{name}\0{kind}\0{len(content)}\0".encode(errors="surrogateescape"))
         digest.update(content)
-    if size > LARGEST:
+    found = Snapshot(
+        root,
+        digest.hexdigest()[:16],
+        tuple(names),
+        code()["revision"] if root == ROOT else None,
+        _diff(root),
+        {
+            name: hashlib.sha256(content).hexdigest()
+            for name, (kind, content) in contents.items()
+            if kind != _LINK
+        },
+    )
+    return dataclasses.replace(found, packed=_packed(found, contents))
+
+
+def _content(path: Path) -> tuple[str, bytes]:
+    """Returns what kind of file it is, and what it holds: of a link, where it leads."""
+    try:
+        if path.is_symlink():
+            return _LINK, os.readlink(path).encode(errors="surrogateescape")
+        return (_PROGRAM if path.lstat().st_mode & 0o100 else _FILE), path.read_bytes()
+    except OSError as error:
         raise UserError(
-            f"{root} holds {size / 1e6:,.0f} MB that git does not ignore, too much to be sent to "
-            f"every host (at most {LARGEST / 1e6:,.0f} MB); add what is not code to .gitignore."
-        )
-    revision = code()["revision"] if root == ROOT else None
-    return Snapshot(root, digest.hexdigest()[:16], tuple(names), revision, _diff(root))
+            f"{path} cannot be read ({error.strerror}), and is sent to the hosts; make it "
+            "readable, or add it to .gitignore."
+        ) from error
+
+
+def _packed(found: Snapshot, contents: Mapping[str, tuple[str, bytes]]) -> bytes:
+    """Returns a tar of what was read, with a record of where it comes from; it is nobody's."""
+    packed = io.BytesIO()
+    record = json.dumps(found.about() | dict(diff=found.diff), indent=1).encode()
+    with tarfile.open(fileobj=packed, mode="w:gz", compresslevel=6) as tar:
+        for name, (kind, content) in (*contents.items(), (RECORD, (_FILE, record))):
+            about = tarfile.TarInfo(name)
+            about.mode = 0o755 if kind == _PROGRAM else 0o644
+            if kind == _LINK:
+                about.type = tarfile.SYMTYPE
+                about.linkname = content.decode(errors="surrogateescape")
+                tar.addfile(about)
+            else:
+                about.size = len(content)
+                tar.addfile(about, io.BytesIO(content))
+    return packed.getvalue()
 
 
 def _names(root: Path) -> list[str]:
@@ -136,11 +163,3 @@ def _git(root: Path, *words: str, status: int = 0) -> str | None:
     except FileNotFoundError:  # no git
         return None
     return done.stdout if done.returncode == status else None
-
-
-def _nobody(about: tarfile.TarInfo) -> tarfile.TarInfo:
-    """Leaves out whose a file is, and what only this machine's user may do."""
-    about.uid = about.gid = 0
-    about.uname = about.gname = ""
-    about.mode = 0o755 if about.mode & 0o100 else 0o644
-    return about

@@ -14,6 +14,7 @@ from launch import elsewhere
 from launch.job import Job
 from launch.sky import node
 from launch.tpu_vm.accelerators import GENERATIONS
+from launch.tpu_vm.accelerators import accelerator as slice_of
 
 INSTALLED = "MANYHEADS_INSTALL"
 # An image's own Python may be older than 3.11; Ubuntu 22.04 has 3.11 beside it.
@@ -56,6 +57,8 @@ def check(job: Job, name: str, infra: str) -> None:
             f"--accelerator={accelerator!r} is none; write a TPU such as tpu-v5litepod-8, or a GPU "
             "and how many such as A100:8."
         )
+    if is_tpu(accelerator) and accelerator.split("-")[1] in GENERATIONS:
+        slice_of(accelerator.removeprefix("tpu-"))
     if is_tpu(accelerator) and job.resources.hosts > 1:
         raise UserError(
             f"--nodes={job.resources.hosts} would be as many runs, for SkyPilot does not join "

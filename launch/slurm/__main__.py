@@ -67,6 +67,9 @@ def main() -> None:
     if given.attach:
         if not re.fullmatch("[0-9]{1,18}", given.attach):
             raise UserError(f"--attach={given.attach} is no job's id; see squeue --me.")
+        if given.dry_run:
+            print(f"squeue and sacct on job {given.attach}, and what is in {_logs()}")
+            return
         _wait(given.attach, _logs())
     # submitit reads them when it is imported.
     for name in [name for name in os.environ if name.startswith("SUBMITIT_")]:

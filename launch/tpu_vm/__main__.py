@@ -67,7 +67,7 @@ OWNERS = {
     "all": ("list",),
     **dict.fromkeys(("config", "workdir", "env", "restarts", "check"), ("run", "watch")),
     **dict.fromkeys(("backoff", "backoff_max", "detach", "collect"), ("run",)),
-    **dict.fromkeys(("hours", "attempts", "keep"), ("watch",)),
+    **dict.fromkeys(("hours", "attempts", "keep", "take_over"), ("watch",)),
     "now": ("stop",),
 }
 
@@ -92,8 +92,14 @@ def define_flags() -> None:
     flags.DEFINE_bool("wait", False, "create: show the states until all is ready.")
     flags.DEFINE_bool("all", False, "list: also what is not ours.")
     flags.DEFINE_float("hours", None, "watch: hours for which TPUs may be held, in all.", 0.0)
-    flags.DEFINE_integer("attempts", None, "watch: times that TPUs may be asked for, in all.", 1)
+    flags.DEFINE_integer(
+        "attempts",
+        None,
+        "watch: times that TPUs may be had, in all; refusals for lack of room are not counted.",
+        1,
+    )
     flags.DEFINE_bool("keep", False, "watch: delete nothing at the end.")
+    flags.DEFINE_bool("take_over", False, "watch: also what another run has asked for.")
 
 
 def request_of_flags() -> Request:
@@ -236,7 +242,17 @@ def _watch(where: Place, make: verbs.OnHosts, clock: Clock) -> None:
         verbs.show(verbs.watch_commands(where, request, given.keep))
         jobs_on_hosts.show(_plan(described, on_hosts.expected(where, request), where))
         return
-    outcome = verbs.watch(where, request, limits, described, make, given.keep, gcloud.run, clock)
+    outcome = verbs.watch(
+        where,
+        request,
+        limits,
+        described,
+        make,
+        given.keep,
+        gcloud.run,
+        clock,
+        take_over=given.take_over,
+    )
     for sentence in (outcome.why, outcome.left):
         if sentence and outcome.status:
             verbs.say(f"error: {sentence}.")

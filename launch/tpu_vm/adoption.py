@@ -11,9 +11,21 @@ from launch.tpu_vm.replies import Node, Queued
 
 
 def refused(
-    here: Here, request: Request, place: Place, owns: Callable[[Queued | Node], bool]
+    here: Here,
+    request: Request,
+    place: Place,
+    owns: Callable[[Queued | Node], bool],
+    take_over: bool = False,
 ) -> str:
-    """Returns why what is there cannot be taken over; "" where it can, or nothing is there."""
+    """Returns why what is there cannot be taken over; "" where it can, or nothing is there.
+
+    Args:
+      here: what is there.
+      request: what is wished.
+      place: under which name.
+      owns: tells what was asked for, or adopted, by this run.
+      take_over: whether that of another run of this command may be.
+    """
     choose = "choose another --name, or delete it first"
     wanted = request.accelerator.name
     for found in (here.queued, *here.nodes.values()):
@@ -25,6 +37,15 @@ def refused(
             f"{place.name} is there already, with --slices={count} and not {request.slices}; "
             f"{choose}"
         )
+    queued = here.queued
+    if queued is not None and not owns(queued) and queued.node_id not in ("", place.name):
+        return f"{place.name} is there already, and its TPU VM is called {queued.node_id}; {choose}"
+    for each in here.all():
+        if replies.token(each) and not owns(each) and not take_over:
+            return (
+                f"{each.name} is there already, asked for by another run of launch.tpu_vm, maybe "
+                "on another machine; end that, or give --take_over"
+            )
     for node in here.nodes.values():
         if owns(node):
             continue

@@ -9,7 +9,7 @@ from configs.errors import UserError
 from launch.group import GRACE
 from launch.hosts import options
 from launch.hosts.call import Unreachable, ask
-from launch.hosts.fleet import Examine, Fleet
+from launch.hosts.fleet import Examine, Fleet, Occupied
 from launch.hosts.host import ALIVE, COMMAND, Host
 from launch.hosts.logs import Logs
 from launch.hosts.plan import Plan
@@ -17,7 +17,15 @@ from launch.supervision import MISTAKE, Ending
 from launch.tpu_vm import gcloud
 from launch.tpu_vm.gcloud import Request
 from launch.tpu_vm.place import Place
-from launch.tpu_vm.reconciler import Ended, JobState, Lost, LostHosts, Running
+from launch.tpu_vm.reconciler import (
+    Ended,
+    JobState,
+    Lost,
+    LostHosts,
+    OtherJob,
+    Running,
+    Starting,
+)
 from launch.tpu_vm.replies import Node
 from train.processes.watch import LOST
 
@@ -63,6 +71,7 @@ def on(plan: Plan, found: Sequence[Host]) -> Plan:
         job=dataclasses.replace(plan.job, resources=resources),
         hosts=tuple(found),
         coordinator=options.coordinator_at(found[0].address),
+        launcher="launch.tpu_vm",
     )
 
 
@@ -90,67 +99,82 @@ class OnHosts:
         self._beforehand = beforehand
         self._fleet: Fleet | None = None
         self._thread: threading.Thread | None = None
-        self._ending: Ending | None = None
+        self._outcome: Ending | Lost | OtherJob | None = None
 
     def start(self, nodes: Sequence[Node]) -> None:
-        """Starts the job on all hosts of all slices, or comes back to it where it runs.
+        """Begins to start the job on all hosts of all slices, or to come back to it there.
 
         Raises:
-          LostHosts: some cannot be reached, or do not reach each other.
-          UserError: a host refuses.
+          LostHosts: the addresses of hosts are not known yet.
         """
         self.abandon()
-        found = hosts(self._place, nodes)
         if any(not node.addresses for node in nodes):
             raise LostHosts("the addresses of their hosts are not known yet")
-        plan = on(self._plan, found)
+        plan = on(self._plan, hosts(self._place, nodes))
         fleet = Fleet(plan, self._logs, self._examiner(plan), self._beforehand)
-        try:
-            # By one host alone at first: gcloud makes its ssh keys there, which all at once would
-            # each make.
-            request = dict(action="look", root=plan.root, name=plan.name)
-            ask(found[0], "jobs", WARMING, **request)
-            wrong = "" if fleet.adopt() else fleet.begin()
-        except Unreachable as error:
-            raise LostHosts(f"{error.host.name}: {error.reason}") from error
-        if wrong:
-            raise LostHosts(wrong)
-        self._fleet, self._ending = fleet, None
-        self._thread = threading.Thread(target=self._follow, name="job on hosts", daemon=True)
+        self._fleet, self._outcome = fleet, None
+        self._thread = threading.Thread(
+            target=self._run, args=(fleet, plan), name="job on hosts", daemon=True
+        )
         self._thread.start()
 
     def poll(self) -> JobState:
-        """Tells how the job is."""
-        assert self._fleet is not None
-        if self._ending is None:
-            followers = self._fleet.followers
-            step = max((f.state.get("step", -1) for f in followers), default=-1)
-            silent = [follower.reason for follower in followers if follower.reason]
-            if silent and len(silent) == len(followers):
-                return Lost(silent[0])
-            return Running(step)
-        ending = self._ending
-        if ending.status == LOST and self._fleet.lost:
-            return Lost(ending.reason)
-        return Ended(ending.status, ending.reason, ending.step)
+        """Tells how the job is.
+
+        Raises:
+          OtherJob: another runs there, or another launcher has taken this one.
+        """
+        fleet, outcome = self._fleet, self._outcome
+        assert fleet is not None
+        if isinstance(outcome, OtherJob):
+            raise outcome
+        if isinstance(outcome, Lost):
+            return outcome
+        if outcome is not None:
+            return Ended(outcome.status, outcome.reason, outcome.step, outcome.wanted)
+        if not fleet.started:
+            return Starting()
+        step = max((f.state.get("step", -1) for f in fleet.followers), default=-1)
+        silent = [follower.reason for follower in fleet.followers if follower.reason]
+        if silent and len(silent) == len(fleet.followers):
+            return Lost(silent[0])
+        return Running(step)
 
     def stop(self) -> None:
         """Has the job save and end; returns when it has, or after a time of grace."""
         if self._fleet is not None and self._thread is not None:
+            if not self._fleet.started:
+                self._fleet.let_go()
             self._fleet.asked.append(signal.SIGTERM)
             self._thread.join(SAVING)
         self.abandon()
 
     def abandon(self) -> None:
-        """Lets go of the job, which may go on."""
+        """Lets go of the job, which may go on; what is not started yet will not be."""
         if self._fleet is not None and self._thread is not None:
             self._fleet.let_go()
             self._thread.join(LEAVING)
         self._thread = None
 
-    def _follow(self) -> None:
-        assert self._fleet is not None
+    def _run(self, fleet: Fleet, plan: Plan) -> None:
+        """Starts the job and follows it to its end."""
+        outcome: Ending | Lost | OtherJob
         try:
-            self._ending = self._fleet.follow()
+            # By one host alone at first: gcloud makes its ssh keys there, which all at once would
+            # each make.
+            ask(plan.hosts[0], "jobs", WARMING, action="look", root=plan.root, name=plan.name)
+            wrong = "" if fleet.adopt() else fleet.begin()
+            outcome = Lost(wrong) if wrong else fleet.follow()
+            if fleet.taken:
+                outcome = OtherJob("another launcher has taken the job")
+            elif fleet.lost and isinstance(outcome, Ending) and outcome.status == LOST:
+                outcome = Lost(outcome.reason)
+        except Unreachable as error:
+            outcome = Lost(f"{error.host.name}: {error.reason}")
+        except Occupied as error:
+            outcome = OtherJob(str(error))
         except UserError as error:
-            self._ending = Ending(MISTAKE, str(error).rstrip("."))
+            outcome = Ending(MISTAKE, str(error).rstrip("."))
+        except Exception as error:  # whatever it is, the watch has to hear of it
+            outcome = Ending(1, f"following the job failed ({type(error).__name__}: {error})")
+        self._outcome = outcome

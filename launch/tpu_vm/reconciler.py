@@ -12,6 +12,7 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Protocol, TypeAlias
 
+from configs.errors import UserError
 from launch.tpu_vm import failures
 from launch.tpu_vm.failures import Kind
 from launch.tpu_vm.replies import Node, Queued
@@ -24,6 +25,7 @@ PATIENCE = 900.0  # seconds for which what should get well, or go away, is left 
 # A resource may be seen only some time after it was asked for: those who poll meet a NOT_FOUND just
 # after a create. Where the answer was lost, the request may still be on its way.
 SETTLES, SETTLES_UNSURE = 60.0, 300.0
+BARREN = 3  # resources in a row on which the job could not be started, after which it is given up
 RESTED = 600.0  # seconds of running after which waits begin short again
 MISTAKE = 2  # exit status of a user's mistake, which another start would repeat
 
@@ -33,6 +35,11 @@ _OVER = ("SUSPENDED", "FAILED")
 _NODE_OVER = ("PREEMPTED", "TERMINATED", "STOPPED", "HIDDEN")
 HEALTHY = ("", "HEALTHY", "HEALTH_UNSPECIFIED")
 _HOLDS = ("PROVISIONING", "ACTIVE", "SUSPENDING", "DELETING")
+
+
+@dataclasses.dataclass(frozen=True)
+class Starting:
+    """The hosts are set up, and the job is started there, which may take many minutes."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +56,7 @@ class Ended:
     status: int  # exit status of the first that failed; 0: the run is finished
     reason: str = ""  # as a sentence begins; empty: the status says all
     step: int = -1
+    wanted: bool = False  # whether somebody had it stopped
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,11 +66,15 @@ class Lost:
     reason: str = ""
 
 
-JobState: TypeAlias = Running | Ended | Lost
+JobState: TypeAlias = Starting | Running | Ended | Lost
 
 
 class LostHosts(Exception):
     """Hosts could not be reached when the job was to start."""
+
+
+class OtherJob(UserError):
+    """Another job runs on the hosts, or somebody else looks after this one: nothing is touched."""
 
 
 class JobOnHosts(Protocol):
@@ -71,6 +83,8 @@ class JobOnHosts(Protocol):
     def start(self, nodes: Sequence[Node]) -> None:
         """Asks all hosts of all slices to start the job, or joins it where it runs there already.
 
+        It need not wait: what comes of it, ``poll`` tells.
+
         Raises:
           LostHosts: some could not be reached, and it has let go of the others; it is tried again,
             or they are replaced.
@@ -78,7 +92,11 @@ class JobOnHosts(Protocol):
         """
 
     def poll(self) -> JobState:
-        """Tells, without waiting, how the job is."""
+        """Tells, without waiting, how the job is.
+
+        Raises:
+          OtherJob: it is not ours to start, or to follow.
+        """
 
     def stop(self) -> None:
         """Asks the job to save and end; returns when it has, or after a time of grace."""
@@ -122,6 +140,8 @@ class Past:
     start_again: float = -math.inf  # when the job may next be started
     trouble: float = math.inf  # since when something is not as it should be
     crashes: int = 0  # in a row without a new step
+    barren: int = 0  # resources in a row on which the job could not be started
+    wrong: str = ""  # why not, at last
     blind: float = SOON  # seconds until the next look, where the last showed nothing
 
 
@@ -156,6 +176,7 @@ class Delete:
     """Delete what there is."""
 
     why: str
+    barren: bool = False  # whether the job could not be started on it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -223,7 +244,7 @@ def holds(cloud: Observed) -> bool:
 def decide(limits: Limits, past: Past, seen: Seen) -> Action:
     """Returns what is to be done so that the job runs to its end."""
     job = seen.job
-    if isinstance(job, Ended) and job.status in (0, MISTAKE):
+    if isinstance(job, Ended) and (job.wanted or job.status in (0, MISTAKE)):
         return Finish(job.status, job.reason or (_status(job) if job.status else ""))
     if past.held >= limits.hours * 3600:
         return Finish(1, f"the budget of {limits.hours:g} hours of TPUs is used up")
@@ -242,12 +263,10 @@ def decide(limits: Limits, past: Past, seen: Seen) -> Action:
         return _create(limits, past, seen)
     if found is Stage.PENDING:
         return Wait(POLL)
-    if isinstance(job, Running):
-        return Wait(POLL)
+    if isinstance(job, Running | Starting):
+        return Wait(POLL if isinstance(job, Running) else SOON)
     if found is Stage.UNFIT:
         return _at_last(past, seen, "does not get well")
-    if isinstance(job, Lost):
-        return _at_last(past, seen, f"cannot be reached{f' ({job.reason})' if job.reason else ''}")
     return _start(limits, past, seen)
 
 
@@ -286,6 +305,9 @@ def _unsettled(seen: Seen, past: Past) -> float:
 def _create(limits: Limits, past: Past, seen: Seen) -> Action:
     if not _settled(seen, past):
         return Wait(min(SOON, _unsettled(seen, past)))
+    if past.barren >= BARREN:
+        why = f" ({past.wrong})" if past.wrong else ""
+        return Finish(1, f"the job could not be started on {past.barren} in a row{why}")
     if past.attempts >= limits.attempts:
         return Finish(1, f"TPUs were asked for {past.attempts} times, as --attempts allows")
     if seen.now < past.not_before:
@@ -301,7 +323,7 @@ def _start(limits: Limits, past: Past, seen: Seen) -> Action:
         reason = seen.job.reason or _status(seen.job)
         return Finish(seen.job.status, f"{reason}, {past.crashes} times without a new step")
     if seen.now >= past.trouble + PATIENCE:
-        return _delete(past, seen, "cannot be reached")
+        return _delete(past, seen, "cannot be reached", barren=True)
     return Start()
 
 
@@ -315,10 +337,10 @@ def _at_last(past: Past, seen: Seen, why: str) -> Action:
     return _delete(past, seen, why)
 
 
-def _delete(past: Past, seen: Seen, why: str) -> Action:
+def _delete(past: Past, seen: Seen, why: str, barren: bool = False) -> Action:
     if seen.now < past.delete_again:
         return Wait(min(SOON, past.delete_again - seen.now))
-    return Delete(why)
+    return Delete(why, barren)
 
 
 def _why_dead(cloud: Observed) -> str:

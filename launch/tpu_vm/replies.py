@@ -32,6 +32,7 @@ class Queued:
     spot: bool = False
     code: int = 0  # of the error that it failed with
     reason: str = ""  # the same in words
+    node_id: str = ""  # name of its TPU VM, or how those of several begin
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,6 +146,7 @@ def _queued(found: Mapping[str, Any]) -> Queued:
             "spot" in found,
             int(error.get("code", 0)),
             str(error.get("message", "")),
+            str(spec.get("nodeId") or several.get("nodeIdPrefix") or ""),
         )
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise Unreadable(f"a queued resource lacks what the API gives ({error!r})") from error

@@ -45,6 +45,8 @@ class Signals:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         del frame
+        if self.asked and number == signal.SIGHUP:
+            return  # a shell sends one and the system another, when a terminal is closed
         self.asked.append(number)
         with contextlib.suppress(OSError):  # of a terminal that is closed
             if len(self.asked) == 1:

@@ -123,14 +123,17 @@ def create(place: Place, request: Request, wait: bool, run: Run, clock: Clock) -
 
 def _wait(client: Client, slices: int, clock: Clock) -> str:
     """Shows states until all is ready; returns why it will not be."""
-    name, shown = client.place.name, ""
+    name, shown, seen = client.place.name, "", False
     while True:
         here = client.look(slices)
         line = adoption.states(here) if isinstance(here, Here) else here.sentence
         if line != shown:
             say(f"{name} {line}")
             shown = line
+        if isinstance(here, Here) and here.queued is None and seen:
+            return f"{name} was deleted meanwhile"
         if isinstance(here, Here) and here.queued is not None:
+            seen = True
             state, nodes = here.queued.state, here.nodes.values()
             if (
                 state == "ACTIVE"
@@ -177,6 +180,7 @@ def watch(
     keep: bool,
     run: Run,
     clock: Clock,
+    take_over: bool = False,
 ) -> Outcome:
     """Keeps a job on TPU VMs until it is finished; returns how it ended.
 
@@ -194,7 +198,7 @@ def watch(
                 f"{kept.slices}; delete it first, or choose another --name."
             )
         signals = Signals()
-        work = Work(request, limits, on_hosts(job, place, request))
+        work = Work(request, limits, on_hosts(job, place, request), take_over)
         watching = Watch(
             Client(place, run), shelf, kept, clock, say, signals.asked, work, keep=keep
         )

@@ -26,11 +26,13 @@ from launch.tpu_vm.reconciler import (
     Limits,
     Lost,
     LostHosts,
+    OtherJob,
     Past,
     Running,
     Seen,
     Stage,
     Start,
+    Starting,
     Wait,
 )
 from launch.tpu_vm.record import Record, Shelf
@@ -59,6 +61,7 @@ class Work:
     request: Request
     limits: Limits
     job: JobOnHosts
+    take_over: bool = False  # whether what another run asked for may be taken over
 
 
 class Watch:
@@ -86,6 +89,8 @@ class Watch:
         self._trouble = math.inf
         self._not_before = self._delete_again = self._start_again = -math.inf
         self._refusals = self._deletes = self._unknown = self._unstarted = 0
+        self._barren, self._wrong = 0, ""
+        self._dark: float | None = None  # since when the cloud cannot be seen
         self._losing = False  # whether what is deleted has been counted as lost
 
     def run(self) -> Outcome:
@@ -95,6 +100,9 @@ class Watch:
             if refused is not None:
                 return Outcome(refused.status, refused.why)
             end = self._live()
+        except OtherJob as error:
+            self._let_go(kept=True)
+            return Outcome(reconciler.MISTAKE, f"{str(error).rstrip('.')}; all is left as it is")
         except UserError as error:
             end = Finish(reconciler.MISTAKE, str(error).rstrip("."))
         except BaseException as error:
@@ -104,6 +112,8 @@ class Watch:
                 self._say(f"error: {left}.")
             raise
         self._let_go(kept=self._keep)
+        if self._record.asked is None and not self._record.adopted:
+            return Outcome(end.status, end.why)  # nothing was ever ours
         if self._keep:
             self._sight.tell("is kept, as --keep says; delete ends it")
             return Outcome(end.status, end.why)
@@ -159,7 +169,9 @@ class Watch:
             self._clock.sleep(reconciler.SOON, self._asked)
         strange = [each for each in here.all() if not record.owns(each)]
         if fresh or not strange:
-            refused = adoption.refused(here, request, self._client.place, record.owns)
+            refused = adoption.refused(
+                here, request, self._client.place, record.owns, self._working.take_over
+            )
             if refused:
                 return Finish(reconciler.MISTAKE, refused)
             if here.all():
@@ -195,7 +207,7 @@ class Watch:
         if isinstance(action, Create):
             return self._create()
         if isinstance(action, Delete):
-            self._delete(action.why)
+            self._delete(action.why, action.barren)
         elif isinstance(action, Start):
             self._start()
         elif isinstance(action, Wait):
@@ -236,8 +248,10 @@ class Watch:
             self._sight.tell(failure.sentence)
         return None
 
-    def _delete(self, why: str) -> None:
+    def _delete(self, why: str, barren: bool = False) -> None:
         assert self._sight.last is not None
+        if not self._losing:
+            self._barren = self._barren + 1 if barren else self._barren
         if isinstance(self._state, Ended) and self._state.status not in (0, reconciler.MISTAKE):
             self._record.crashes = max(0, self._record.crashes - 1)  # it fell with its hosts
         self._release()
@@ -271,34 +285,43 @@ class Watch:
         try:
             self._working.job.start([self._sight.last.nodes[name] for name in self._sight.names])
         except LostHosts as error:
-            self._unstarted += 1
-            now = self._clock.now()
-            self._start_again = now + reconciler.backoff(self._unstarted, self._chance)
-            self._trouble = min(self._trouble, now)
             self._state = None
-            self._sight.tell(f"has hosts that cannot be reached ({error})")
+            self._lose(str(error))
             return
-        self._state, self._began, self._unstarted = Running(), self._clock.now(), 0
+        self._state, self._began = Starting(), self._clock.now()
+
+    def _lose(self, reason: str) -> None:
+        """Notes that hosts could not be reached; the next try is after a while."""
+        self._unstarted += 1
+        self._wrong = reason
+        now = self._clock.now()
+        self._start_again = now + reconciler.backoff(self._unstarted, self._chance)
+        self._trouble = min(self._trouble, now)
+        self._sight.tell(f"has hosts that cannot be reached ({reason})")
 
     # What is seen.
 
     def _poll(self) -> None:
         if self._state is None or isinstance(self._state, Ended):
             return
-        now = self._clock.now()
+        now, before = self._clock.now(), self._state
         self._state = self._working.job.poll()
         record = self._record
-        step = -1 if isinstance(self._state, Lost) else self._state.step
+        step = self._state.step if isinstance(self._state, Running | Ended) else -1
         further = step > record.step
         record.step = max(record.step, step)
         if isinstance(self._state, Running):
             self._trouble = math.inf
+            self._unstarted = self._barren = 0
             if now >= self._began + reconciler.RESTED:
                 self._refusals = 0
             if further:
                 record.crashes = 0
         elif isinstance(self._state, Lost):
-            self._trouble = min(self._trouble, now)
+            if not isinstance(before, Lost):
+                self._lose(self._state.reason or "the connection has ended")
+        elif isinstance(self._state, Starting):
+            return
         elif self._state.status not in (0, reconciler.MISTAKE):
             self._trouble = math.inf
             record.crashes = 1 if further else record.crashes + 1
@@ -309,7 +332,12 @@ class Watch:
 
     def _seen(self) -> Seen:
         seen = Seen(self._clock.now(), self._sight.names, self._sight.fresh, self._state)
-        if seen.cloud is not None:
+        if seen.cloud is None:
+            self._dark = seen.now if self._dark is None else self._dark
+        else:
+            if self._dark is not None:  # what could not be seen may have got well meanwhile
+                self._trouble += seen.now - self._dark
+                self._dark = None
             found = reconciler.stage(seen, self._past())
             ready = found is Stage.FIT and self._state is None and not self._unstarted
             if found in (Stage.UNFIT, Stage.GOING):
@@ -330,6 +358,8 @@ class Watch:
             self._start_again,
             self._trouble,
             record.crashes,
+            self._barren,
+            self._wrong,
             min(reconciler.backoff(self._sight.blind, self._chance) / 2, reconciler.BLIND),
         )
 

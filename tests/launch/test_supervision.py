@@ -134,6 +134,13 @@ def test_a_signal_ends_the_wait():
     assert len(run.groups) == 1
 
 
+def test_what_somebody_has_had_stopped_is_not_started_again():
+    said, endings = [], [Ending(143, "on a the processes ended", 5, wanted=True)]
+    status = supervise(endings.pop, Restarts(3, 0.0, 0.0), lambda: 0, [], said.append)
+    assert status == 143
+    assert said == ["error: on a the processes ended, as somebody stopped it; run again to go on."]
+
+
 def test_hangs_are_looked_for_where_there_are_restarts():
     cases = ((None, 0, 0.0), (None, 1, 10.0), (0.0, 1, 0.0), (3.0, 0, 3.0))
     for stall, restarts, expected in cases:

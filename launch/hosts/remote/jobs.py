@@ -66,7 +66,8 @@ def stop(request: dict[str, Any]) -> dict[str, Any]:
     """Asks a job of this host to end, or kills it.
 
     Args:
-      request: ``root``, ``name``; ``kill``: at once.
+      request: ``root``, ``name``; ``kill``: at once; ``wanted``: whether a person asks, who does
+        not want it started again, rather than a launcher that ends an attempt.
 
     Returns:
       ``ran``: whether there was anything to end.
@@ -74,6 +75,10 @@ def stop(request: dict[str, Any]) -> dict[str, Any]:
     folder = places.job_folder(request["root"], request["name"])
     if not is_held(folder):
         return dict(ran=False)
+    if request["wanted"]:
+        state = places.read_json(os.path.join(folder, places.STATE))
+        wanted = dict(attempt=state.get("attempt"))
+        places.write_json(os.path.join(folder, places.WANTED), wanted)
     signal_all(folder, signal.SIGKILL if request["kill"] else signal.SIGTERM)
     return dict(ran=True)
 
@@ -101,6 +106,9 @@ def current(folder: str) -> dict[str, Any]:
     if state.get("state") == "running" and not held:
         said = "its agent was killed on the host"
         state = dict(state, state="ended", status=128 + signal.SIGKILL, reason=said)
+    if state.get("state") == "ended":
+        wanted = places.read_json(os.path.join(folder, places.WANTED))
+        state["wanted"] = bool(wanted) and wanted.get("attempt") == state.get("attempt")
     return state
 
 

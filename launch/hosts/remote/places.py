@@ -8,6 +8,7 @@ import tempfile
 from typing import Any
 
 STATE, LOCK, JOB = "state.json", "lock", "job.json"  # in the folder of a job
+WANTED = "wanted"  # there: the attempt that somebody had stopped
 PYTHON = ".python"  # in the folder of code: that of its environment
 
 

@@ -181,7 +181,7 @@ def _run(words: list[str], lock: int) -> None:
     if process.wait():
         for line in lines[-_TOLD:]:
             wire.send(say=line)
-        raise wire.Refused(
+        raise wire.Stumbled(
             f"its environment could not be made ({os.path.basename(words[0])} {words[2]} failed, "
             "see above); put that right and run again."
         )

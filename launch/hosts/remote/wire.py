@@ -17,6 +17,14 @@ _lock = threading.Lock()
 class Refused(Exception):
     """What the launcher is told when an action cannot be done: a sentence for the user."""
 
+    passing = False  # whether the same may do when it is asked again
+
+
+class Stumbled(Refused):
+    """The same of what may pass, such as a registry of packages that does not answer."""
+
+    passing = True
+
 
 def send(**message: Any) -> None:
     """Says a message; ends this program where nobody listens any more."""
@@ -75,7 +83,7 @@ def answer(act: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
     except EOFError:
         sys.exit(1)
     except Refused as refusal:
-        send(refused=str(refusal))
+        send(refused=str(refusal), passing=refusal.passing)
     except OSError as error:
         where = f" {error.filename}" if error.filename else ""
         send(refused=f"{error.strerror or error}{where}", errno=error.errno)

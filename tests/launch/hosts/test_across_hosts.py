@@ -177,7 +177,12 @@ def test_a_job_is_listed_and_stopped(hosts, tmp_path):
     changed = launched(hosts, tmp_path, *words, "--config.seed=5")
     assert changed.ended() == 2
     assert "runs already with another overrides; stop it" in " ".join(changed.lines)
+    # One that looks after it does not start again what somebody has stopped.
+    watching = launched(hosts, tmp_path, *words[1:], "--restarts=5")
+    watching.until("runs already; following it")
     assert command(hosts, "stop", "--name=one").returncode == 0
+    assert watching.ended(100) == 143, watching.lines
+    assert "as somebody stopped it; run again to go on." in watching.lines[-1]
     running.wait_until(lambda: not left(hosts), 60)
     assert manifest.whole_steps(tmp_path / "run")
     assert command(hosts, "stop", "--name=one").returncode == 2

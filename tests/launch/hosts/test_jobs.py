@@ -65,7 +65,12 @@ def test_a_job_lives_as_long_as_its_lock(folder, hold):
     assert (state["state"], state["status"]) == ("ended", 128 + signal.SIGKILL)
     assert state["reason"] == "its agent was killed on the host"
     places.write_json(str(folder / places.STATE), dict(attempt="1", state="ended", status=3))
-    assert jobs.current(str(folder)) == dict(attempt="1", state="ended", status=3)
+    ended = dict(attempt="1", state="ended", status=3, wanted=False)
+    assert jobs.current(str(folder)) == ended
+    places.write_json(str(folder / places.WANTED), dict(attempt="1"))
+    assert jobs.current(str(folder)) == ended | dict(wanted=True)
+    places.write_json(str(folder / places.WANTED), dict(attempt="0"))
+    assert jobs.current(str(folder)) == ended
     (folder / places.STATE).write_text('{"attempt": 1, "sta')
     assert jobs.current(str(folder)) == {}
 
@@ -74,7 +79,7 @@ def test_a_job_lives_as_long_as_its_lock(folder, hold):
 def test_a_stop_reaches_the_agent_and_nobody_who_has_its_number_now(folder, hold, tmp_path, kill):
     other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     process = hold(pids=[other.pid])
-    request = dict(root=str(tmp_path), name="one", kill=kill)
+    request = dict(root=str(tmp_path), name="one", kill=kill, wanted=True)
     assert jobs.stop(request) == dict(ran=True)
     assert process.wait(10) == (-signal.SIGKILL if kill else -signal.SIGTERM)
     places.write_json(str(folder / places.STATE), dict(state="running", pid=other.pid))

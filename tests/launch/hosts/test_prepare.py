@@ -31,7 +31,7 @@ def asked(tmp_path, taken, **more):
         def heard(message):
             said.append(message)
             if message.get("need") == "code":
-                call.send_bytes(taken.archive())
+                call.send_bytes(taken.packed)
 
         return call.answer(120, heard), said
 

@@ -34,7 +34,7 @@ def clone(tmp_path):
 
 
 def unpacked(taken, folder):
-    with tarfile.open(fileobj=io.BytesIO(taken.archive())) as packed:
+    with tarfile.open(fileobj=io.BytesIO(taken.packed)) as packed:
         packed.extractall(folder, filter="fully_trusted")
     return {p.relative_to(folder).as_posix() for p in folder.rglob("*") if not p.is_dir()}
 
@@ -96,5 +96,5 @@ def test_what_is_too_large_or_outside_is_refused(clone, monkeypatch, tmp_path):
     with pytest.raises(UserError, match="lies outside of"):
         taken.inside(str(tmp_path / "c.py"), "--config")
     monkeypatch.setattr(snapshot, "LARGEST", 10)
-    with pytest.raises(UserError, match="MB that git does not ignore"):
+    with pytest.raises(UserError, match="MB that git does not ignore, too much"):
         snapshot.take(clone)

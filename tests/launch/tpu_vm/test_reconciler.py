@@ -81,7 +81,7 @@ def seen(state="", node="", health="", job=None, slices=1, queued="heads", **cha
         (seen("", "READY", queued=""), Start),
         (seen("", "PREEMPTED", queued=""), Delete),
         (seen("", "READY"), Delete),
-        (seen("ACTIVE", "READY", job=Lost()), Wait),
+        (seen("ACTIVE", "READY", job=Lost()), Start),
         (seen("ACTIVE", "READY", job=Ended(1)), Start),
         (seen("ACTIVE", "READY", job=Ended(0)), Finish),
         (seen("ACTIVE", "READY", job=Ended(2, "a mistake")), Finish),

@@ -29,7 +29,7 @@ class Desk:
     """A user's machine with the fake gcloud, and what is in its cloud."""
 
     def __init__(self, folder: Path):
-        self.folder, self.machine = folder, Machine(folder, SPEED)
+        self.folder, self.machine, self.port = folder, Machine(folder, SPEED), free_port()
         path = self.machine.install()
         state = dict(PATH=path, XDG_STATE_HOME=str(folder / "state"))
         self.environment = running.environment() | state
@@ -38,7 +38,7 @@ class Desk:
 
     def start(self, verb, *words):
         own = (f"--interpreter={sys.executable}", f"--logs={self.folder}/logs", "--nocheck")
-        job = (f"--workdir={self.folder}/run", f"--coordinator_port={free_port()}", *RUN)
+        job = (f"--workdir={self.folder}/run", f"--coordinator_port={self.port}", *RUN)
         module = ["-m", "tests.launch.tpu_vm.training_driver", str(self.folder)]
         return subprocess.Popen(
             [sys.executable, *module, verb, *PLACE, *own, *job, *words],
@@ -143,13 +143,36 @@ def test_a_watch_that_was_killed_is_gone_on_with_where_the_run_is(desk):
     watch.kill()
     watch.communicate()
     assert len(desk.left()) > 2
-    port = re.findall(r"--coordinator_port=(\d+)", " ".join(watch.args))
-    again = desk.watch(*words, f"--coordinator_port={port[0]}")
+    again = desk.watch(*words)
     (ended,) = running.ended([again], 300)
     assert ended.status == 0, ended
     assert "the job heads runs already; following it" in ended.err
     assert sorted(desk.losses()) == list(range(1, 10 * STEPS + 1))
     assert desk.left() == []
+
+
+def test_what_runs_is_followed_by_a_watch_and_another_job_is_left_as_it_is(desk):
+    with desk.machine.cloud() as cloud:
+        cloud.put_node("heads", ZONE, ours=False)
+    words = (f"--config.steps={10 * STEPS}", "--config.checkpoint.every=0")
+    (ended,) = running.ended([desk.start("run", "--detach", *words)], 100)
+    assert ended.status == 0, ended
+    desk.reach(5)
+    other = desk.start("watch", "--type=v5litepod-8", *words, "--config.seed=7")
+    (ended,) = running.ended([other], 100)
+    assert ended.status == 2
+    assert "runs already with another" in ended.err
+    assert ended.err.rstrip().endswith("all is left as it is.")
+    assert len(desk.left()) > 1
+    with desk.machine.cloud() as cloud:
+        assert f"{ZONE}/heads" in cloud.nodes
+    watch = desk.start("watch", "--type=v5litepod-8", *words)
+    running.wait_until(lambda: "follow" in watch.stderr.readline(), 60)
+    before = max(desk.losses())
+    (ended,) = running.ended([watch], 300)
+    assert ended.status == 0, ended
+    assert before < 10 * STEPS
+    assert sorted(desk.losses()) == list(range(1, 10 * STEPS + 1))
 
 
 def test_a_job_runs_is_shown_and_stopped_on_tpus_that_are_there(desk):
