@@ -359,3 +359,14 @@ def test_the_fake_runs_lines_on_hosts(desk: Desk):
 
 def _dead(number: str) -> bool:
     return Path(f"/proc/{number}/stat").read_text().rpartition(") ")[2].startswith("Z")
+
+
+def test_a_terminal_that_is_closed_twice_still_leaves_nothing(desk: Desk):
+    process = desk.start(*WATCH, f"--workdir={desk.folder}/run", mode="24000")
+    desk.until(lambda: desk.notes() == ["start heads"])
+    for _ in range(3):
+        process.send_signal(signal.SIGHUP)
+        time.sleep(0.05)
+    process.communicate(timeout=DONE)
+    assert process.returncode == 128 + signal.SIGHUP
+    assert desk.ours() == []

@@ -7,7 +7,7 @@ import signal
 import pytest
 
 from configs.errors import UserError
-from launch.tpu_vm.reconciler import Limits
+from launch.tpu_vm.reconciler import BARREN, Ended, Limits, Lost, OtherJob, Starting
 from launch.tpu_vm.record import Record
 from launch.tpu_vm.signals import RealClock
 from tests.launch.tpu_vm import sequences, world
@@ -307,3 +307,101 @@ def test_random_sequences():
     # They meet what they are to meet.
     assert min(kinds.values()) > SEQUENCES // 100, kinds
     assert len(kinds) == 7
+
+
+def test_what_cannot_be_started_is_given_up_after_a_few():
+    made = World()
+    made.unreachable = 1.0
+    outcome = made.run()
+    assert (outcome.status, outcome.left, made.ours()) == (1, "", [])
+    assert outcome.why == "the job could not be started on 3 in a row (no route to host)"
+    assert (made.cloud.made, made.starts) == (BARREN, 0)
+
+
+def test_a_network_that_is_lost_here_takes_no_tpu_that_trains():
+    made = World(steps=2000)
+    poll, cut = made.poll, [0.0]
+
+    def lost():
+        if made._step() > 200 and not cut[0]:
+            cut[0] = made.time + 7200  # gcloud and ssh alike, for two hours
+            made.cloud.script = [["describe", "before"]] * 10_000
+        if cut[0] > made.time:
+            return Lost("no route to host")
+        if cut[0]:
+            made.cloud.script = []
+        return poll()
+
+    made.poll = lost
+    outcome = made.run()
+    assert (outcome.status, made.finished, made.ours()) == (0, True, [])
+    assert (made.cloud.made, made.starts) == (1, 1)
+
+
+def test_a_tpu_of_another_name_or_of_another_run_is_left_alone():
+    made = World()
+    made.cloud.put_queued("heads", ZONE, node_names=["my-tpu"])
+    before = made.others()
+    outcome = made.run()
+    assert (outcome.status, made.others()) == (2, before)
+    assert "and its TPU VM is called my-tpu; choose another --name" in outcome.why
+    made = World()
+    labels = {"launched-by": "manyheads", "manyheads-run": "0123456789abcdef"}
+    made.cloud.put_queued("heads", ZONE, labels=labels)
+    before = made.others()
+    outcome = made.run()
+    assert (outcome.status, made.others()) == (2, before)
+    assert "asked for by another run of launch.tpu_vm" in outcome.why
+    made.take_over = True
+    assert made.run().status == 0
+    assert made.others() == []
+
+
+@pytest.mark.parametrize("when", [0.0, 3000.0])
+def test_another_job_on_the_hosts_is_left_as_it_is_with_them(when):
+    made = World()
+    poll = made.poll
+
+    def other():
+        if made.time - made.since >= when:
+            raise OtherJob("the job heads runs already with another code; stop it.")
+        return poll()
+
+    made.poll = other
+    outcome = made.run()
+    assert outcome.status == 2
+    assert outcome.why.endswith("runs already with another code; stop it; all is left as it is")
+    assert len(made.ours()) == 2
+    assert made.shelf.kept is not None  # who comes next knows of them
+
+
+def test_a_job_that_somebody_had_stopped_is_not_started_again():
+    made = World()
+    poll = made.poll
+
+    def stopped():
+        if made._step() > 100:
+            return Ended(143, "asked to end", 100, wanted=True)
+        return poll()
+
+    made.poll = stopped
+    outcome = made.run()
+    assert (outcome.status, made.starts, made.ours()) == (143, 1, [])
+
+
+def test_with_nothing_asked_for_it_ends_at_once_though_the_cloud_does_not_answer():
+    made = World()
+    made.cloud.script = [["describe", "before"]] * 10_000
+    made.signals = [(made.time + 60, signal.SIGINT)]
+    outcome = made.run()
+    assert (outcome.status, outcome.left) == (128 + signal.SIGINT, "")
+    assert made.time < 1.8e9 + 300
+
+
+def test_a_job_that_takes_long_to_start_can_be_given_up():
+    made = World()
+    poll = made.poll
+    made.poll = lambda: Starting() if made.time < made.since + 3000 else poll()
+    made.signals = [(made.time + 3600, signal.SIGTERM)]
+    outcome = made.run()
+    assert (outcome.status, made.ours()) == (128 + signal.SIGTERM, [])

@@ -79,7 +79,7 @@ class World:
         self.kills: list[float] = []
         self.killed_at_create = 0  # by its number: killed before the answer to it
         self.calm = self.time + until * 3600 if until else None
-        self.dead = False
+        self.dead = self.take_over = False
         self.away = 0.0  # seconds without a watch
         self.lines: list[str] = []
         self.violations: list[str] = []
@@ -246,7 +246,7 @@ class World:
             self,
             self.lines.append,
             self.asked,
-            Work(self.request, self.limits, self),
+            Work(self.request, self.limits, self, self.take_over),
             random.Random(self.chance.random()),
             keep,
         )
