@@ -141,8 +141,9 @@ def environment(given: Sequence[str], here: Mapping[str, str]) -> dict[str, str]
     for word in given:
         name, equals, value = word.partition("=")
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+            # Not shown: where the name was forgotten, it is the value.
             raise UserError(
-                f"--env={name} begins with no name of a variable; write --env=NAME=VALUE, with "
+                "a word of --env begins with no name of a variable; write --env=NAME=VALUE, with "
                 "letters, digits and _ in the name."
             )
         if not equals and name not in here:

@@ -17,7 +17,7 @@ from configs.errors import UserError
 from configs.folders import folder
 from launch import job, supervision
 from launch.examination.examine import Examination
-from launch.hosts import snapshot
+from launch.hosts import options, snapshot
 from launch.hosts.call import Unreachable, ask, shown
 from launch.hosts.collected import KINDS, collect
 from launch.hosts.everywhere import everywhere, values
@@ -68,7 +68,8 @@ def run(plan: Plan) -> None:
         _detach(fleet)
         return
     status = supervise(fleet.attempt, supervision.restarts(), lambda: fleet.saved, fleet.asked)
-    _collect(plan, here / "run")
+    if fleet.followers:  # it was started, some time
+        _collect(plan, here / "run")
     sys.exit(status)
 
 
@@ -103,7 +104,7 @@ def _examine(plan: Plan, runs: bool) -> list[Finding]:
 
 def list_jobs(hosts: Sequence[Host]) -> None:
     """Prints the jobs of each host."""
-    request = dict(action="look", root=flags.FLAGS.root)
+    request = dict(action="look", root=options.root())
     if flags.FLAGS.dry_run:
         print("\n".join(shown(host, "jobs", **request) for host in hosts))
         return
@@ -132,7 +133,7 @@ def stop(hosts: Sequence[Host], name: str) -> None:
       UserError: none such runs there, or a host cannot be reached.
     """
     given = flags.FLAGS
-    request = dict(action="stop", root=given.root, name=name, kill=given.now, wanted=True)
+    request = dict(action="stop", root=options.root(), name=name, kill=given.now, wanted=True)
     if given.dry_run:
         print("\n".join(shown(host, "jobs", **request) for host in hosts))
         return
@@ -155,12 +156,12 @@ def logs(hosts: Sequence[Host], name: str) -> None:
       UserError: none such ran there, or a host cannot be reached.
     """
     given = flags.FLAGS
-    request = dict(action="look", root=given.root, name=name)
+    request = dict(action="look", root=options.root(), name=name)
     if given.dry_run:
         print("\n".join(shown(host, "jobs", **request) for host in hosts))
-        print("\n".join(shown(host, "follow", root=given.root, name=name) for host in hosts))
+        print("\n".join(shown(host, "follow", root=options.root(), name=name) for host in hosts))
         return
-    plan = Plan(job.Job("", ""), name, tuple(hosts), snapshot.take(), root=given.root)
+    plan = Plan(job.Job("", ""), name, tuple(hosts), snapshot.take(), root=options.root())
     try:
         fleet = Fleet(plan, Logs(kept(name)))
         if not fleet.adopt(any_job=True):

@@ -53,7 +53,7 @@ def main(verb: str = "run") -> None:
     else:
         if not (given.name or given.workdir):
             raise UserError("--name is missing; launch.ssh list shows the names of jobs.")
-        name = job_name(given.name, on_hosts(given.workdir or "", given.root))
+        name = job_name(given.name, on_hosts(given.workdir or "", options.root()))
         if verb == "stop":
             jobs_on_hosts.stop(hosts, name)
         else:

@@ -164,7 +164,9 @@ def _differing(
 
 def _alone(host: str, fact: Mapping[str, Any]) -> Iterator[Finding]:
     """Yields what is wrong with a host, whatever the others say."""
-    yield from _disk(host, fact["disk"], _saved_bytes(fact))
+    yield from _disk(host, fact["disk"], _saved_bytes(fact), "--workdir")
+    if fact["kept"]["folder"] != fact["disk"]["folder"]:
+        yield from _disk(host, fact["kept"], 0.0, "--root")
     packages = fact.get("packages") or {}
     if "error" in packages:
         busy = ", perhaps as another process has the devices" if packages.get("slow") else ""
@@ -207,19 +209,19 @@ def _alone(host: str, fact: Mapping[str, Any]) -> Iterator[Finding]:
     yield from _name(host, fact, packages)
 
 
-def _disk(host: str, disk: Mapping[str, Any], needed: float) -> Iterator[Finding]:
+def _disk(host: str, disk: Mapping[str, Any], needed: float, flag: str) -> Iterator[Finding]:
     if "error" in disk:
         yield Finding(
             host,
             f"{disk['folder']} on {host} cannot be written ({disk['error']}); free space there, "
-            "make it writable, or name another --workdir.",
+            f"make it writable, or name another {flag}.",
         )
     elif disk.get("free", LEAST) < max(LEAST, 2 * needed):
         step = f", and a saved step takes about {needed / 1e9:.1f} GB" * bool(needed)
         yield Finding(
             host,
             f"{disk['folder']} on {host} has {disk['free'] / 1e9:.1f} GB left{step}; free space "
-            "there, or name another --workdir.",
+            f"there, or name another {flag}.",
             fatal=disk["free"] < needed,
         )
 

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import json
 import queue
+import secrets
 import shlex
 import subprocess
 import threading
@@ -77,12 +78,15 @@ class Call:
             raise UserError(
                 f"{host.words[0]} is not found; install it, or add its folder to PATH."
             ) from error
+        # What a host's shell says by itself comes before this mark.
+        self._mark, self._noise = secrets.token_hex(8).encode() + b"\n", b""
+        begin = b"import sys\nsys.stdout.write('\\n%s\\n')\nsys.stdout.flush()\n"
         self._threads = [
             threading.Thread(target=act, daemon=True) for act in (self._read, self._hear)
         ]
         for thread in self._threads:
             thread.start()
-        text = program(module)
+        text = begin % self._mark.strip() + program(module)
         self._write(b"%d\n" % len(text) + text)
         if request:
             self.send(**request)
@@ -176,10 +180,10 @@ class Call:
         stream = self._process.stdout
         assert stream is not None
         with contextlib.suppress(ValueError):
+            while (line := stream.readline()) and line != self._mark:
+                self._noise = line.strip() or self._noise
             while line := stream.readline():
-                message = json.loads(line) if line.startswith(b"{") else None
-                if not isinstance(message, dict):  # a host's shell that says more than it was asked
-                    continue
+                message = json.loads(line)
                 if "bytes" in message:
                     message = dict(data=stream.read(message["bytes"]))
                 self._said.put(message)
@@ -200,6 +204,8 @@ class Call:
         said = [line for line in self._errors if line]
         if said:
             return said[-1].rstrip(".\r")
+        if self._noise:
+            return self._noise.decode(errors="replace")[:200].rstrip(".\r")
         return f"the connection has ended with status {self._process.poll()}"
 
 

@@ -26,6 +26,7 @@ from train.processes.watch import LOST
 # Seconds: to prepare a host without a word from it; after which a host that cannot be reached is
 # given up, where the others have ended; and for one that is alone.
 QUIET, GIVEN_UP, ALONE = 1800.0, 30.0, 600.0
+KILLING = 10.0  # seconds after which what was to be killed, and has not ended, is so again
 INITIALISING = 60.0  # seconds after which it is asked why not all processes are joined
 _ANSWER = 60.0  # seconds for the answer to a short question
 
@@ -67,7 +68,7 @@ class Fleet:
         self._plan, self._logs, self._examine = plan, logs, examine
         self._attempt = ""
         self._left = self._looked = False
-        self._beforehand = beforehand
+        self._beforehand, self._begins = beforehand, False
 
     def adopt(self, any_job: bool = False) -> bool:
         """Looks whether the job runs already; if so, the next attempt is the one that runs.
@@ -91,7 +92,10 @@ class Fleet:
         if not running:
             return False
         for one in running:
-            if differs := plan.same(one["job"]):
+            differs = plan.same(one["job"])
+            if differs == ["code"]:
+                self._say("it runs with the code that it was started with, not as it is here now")
+            elif differs:
                 raise Occupied(
                     f"the job {plan.name} runs already with another {', '.join(differs)}; stop it "
                     f"(python -m {plan.launcher} stop), or give this one another --name."
@@ -110,12 +114,15 @@ class Fleet:
         Raises:
           UserError: a host refuses.
         """
+        self._begins = True
         try:
-            if not self._looked:
+            if not self._looked or self.lost:  # it may have gone on all the while
                 self.adopt()
             wrong = "" if self.started else self.begin()
         except Unreachable as error:
             wrong = f"{error.host.name} cannot be reached ({error.reason})"
+        finally:
+            self._begins = False
         return Ending(LOST, wrong) if wrong else self.follow()
 
     def begin(self) -> str:
@@ -136,9 +143,9 @@ class Fleet:
             return wrong
         if self._left:
             return "it was let go of before it was started"
-        self._attempt = _later_than(self._attempt)
+        known, self._attempt = self._attempt, _later_than(self._attempt)
         try:
-            self._start(prepared)
+            self._start(prepared, known)
         except BaseException:
             if self.started:  # on some, where it would wait for the others
                 self.started = False
@@ -164,6 +171,7 @@ class Fleet:
         try:
             while not (self._left or all(follower.ended for follower in followers)):
                 failed = any(f.state.get("status") for f in followers if f.ended)
+                failed = failed or _is_stuck(followers)
                 end.look(failed, self.asked)
                 if mistake := next((f.mistake for f in followers if f.mistake), None):
                     raise mistake
@@ -191,7 +199,7 @@ class Fleet:
         """Has the job stop, after a step that is saved; a second signal ends it at once."""
         del frame
         self.asked.append(number)
-        if not self.started:
+        if self._begins:
             tell("stopped; nothing was started", sys.stderr)
             os._exit(128 + number)
 
@@ -234,7 +242,7 @@ class Fleet:
 
         return values(everywhere(self._plan.hosts, prepare))
 
-    def _start(self, prepared: list[dict[str, Any]]) -> None:
+    def _start(self, prepared: list[dict[str, Any]], known: str) -> None:
         """Starts all when all are ready; none where one is not.
 
         Raises:
@@ -244,13 +252,13 @@ class Fleet:
         plan, calls = self._plan, list[Call]()
         try:
             for index, host in enumerate(plan.hosts):
-                request = plan.start_request(index, self._attempt, prepared[index])
+                request = plan.start_request(index, self._attempt, known, prepared[index])
                 calls.append(Call(host, "jobs", **request))
             for call in calls:
                 next(call.messages(_ANSWER))  # ready
             if self._left:
                 return
-            self.started = True
+            self.started, self._begins = True, False
             for call in calls:
                 call.send(go=True)
             for call in calls:
@@ -266,7 +274,7 @@ class Fleet:
         left = [follower for follower in followers if not follower.ended]
         others_end = others_end or len(left) < len(followers)
         patience = GIVEN_UP if others_end else ALONE if len(followers) == 1 else float("inf")
-        return all(follower.silent() > patience for follower in left)
+        return all(follower.reason and follower.silent() > patience for follower in left)
 
     def _ask_why(self, followers: list[Follower]) -> None:
         if self._examine is None or all(f.state.get("joined") for f in followers):
@@ -292,13 +300,19 @@ class Fleet:
 
 def _later_than(attempt: str) -> str:
     """Returns what an attempt that begins now is called; later ones are greater, as texts."""
-    while (now := time.strftime("%Y%m%d-%H%M%S", time.gmtime())) <= attempt:
-        time.sleep(0.1)
-    return now
+    now = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
+    return now if now > attempt else f"{attempt}x"  # of a clock that was ahead
 
 
 def _stop_one(request: dict[str, Any], host: Host) -> dict[str, Any]:
     return ask(host, "jobs", _ANSWER, **request)
+
+
+def _is_stuck(followers: list[Follower]) -> bool:
+    """Tells whether a host has gone before all were joined: the others would wait for it long."""
+    if all(follower.state.get("joined") for follower in followers):
+        return False
+    return any(f.reason and f.silent() > GIVEN_UP for f in followers if not f.ended)
 
 
 @dataclasses.dataclass
@@ -308,7 +322,7 @@ class _End:
     stop: Callable[[bool], None]  # whether to kill
     _since: float | None = None  # when one has failed
     _told: float | None = None  # when all were asked
-    _killed: bool = False
+    _killed: float | None = None  # when they were last killed
 
     def look(self, failed: bool, asked: list[int]) -> None:
         """Asks and kills where it is time to.
@@ -325,8 +339,9 @@ class _End:
             self._told = now
             self.stop(False)
         late = self._told is not None and now > self._told + GRACE
-        if (late or len(asked) > 1) and not self._killed:
-            self._killed = True
+        again = self._killed is None or now > self._killed + KILLING
+        if (late or len(asked) > 1) and again:
+            self._killed = now
             self.stop(True)
 
 

@@ -42,8 +42,8 @@ def ssh_hosts(targets: list[str], config: str = "") -> list[Host]:
             raise UserError(
                 f"--hosts has {target!r}, no host; name each as HOST, USER@HOST or HOST:PORT."
             )
-        if targets.count(target) > 1:
-            raise UserError(f"--hosts names {target} twice; name each host once.")
+        if [_name(other) for other in targets].count(_name(target)) > 1:
+            raise UserError(f"--hosts names {_name(target)} twice; name each host once.")
     return [
         Host(_name(target), _address(target, config), ssh_words(target, config))
         for target in targets

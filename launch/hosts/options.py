@@ -85,14 +85,14 @@ def plan(
         described = dataclasses.replace(described, config=f"{inside}{colon}{argument}")
     if runs and not described.workdir:
         raise UserError("--workdir is missing; name the run's folder, one that all hosts share.")
-    described = dataclasses.replace(described, workdir=on_hosts(described.workdir, given.root))
+    described = dataclasses.replace(described, workdir=on_hosts(described.workdir, root()))
     return Plan(
         described,
         job_name(name, described.workdir),
         tuple(hosts),
         taken,
         within=within,
-        root=given.root,
+        root=root(),
         coordinator=coordinator_at(coordinator or hosts[0].address),
         interpreter=given.interpreter,
         python=given.python,
@@ -100,6 +100,12 @@ def plan(
         auto="auto" in given.extras,
         stall=supervision.stall(),
     )
+
+
+def root() -> str:
+    """Returns ``--root``; a relative one lies in the home of each host."""
+    given: str = flags.FLAGS.root
+    return given if given.startswith(("/", "~")) else f"~/{given}"
 
 
 def coordinator_at(address: str) -> str:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -53,12 +54,15 @@ class Plan:
             auto=self.auto,
         )
 
-    def start_request(self, index: int, attempt: str, prepared: dict[str, Any]) -> dict[str, Any]:
+    def start_request(
+        self, index: int, attempt: str, known: str, prepared: dict[str, Any]
+    ) -> dict[str, Any]:
         """Returns what ``remote.jobs`` is asked to start on a host.
 
         Args:
           index: of the host.
           attempt: of the job.
+          known: the latest before, that this launcher knows of.
           prepared: the host's answer to ``prepare_request``.
         """
         return dict(
@@ -66,6 +70,7 @@ class Plan:
             root=self.root,
             name=self.name,
             attempt=attempt,
+            known=known,
             code=prepared["code"],
             python=prepared["python"],
             cwd=f"{prepared['code']}/{self.within}",
@@ -109,7 +114,7 @@ def job_name(given: str, workdir: str) -> str:
     """
     if not given:
         last = re.sub(r"[^A-Za-z0-9_-]+", "-", Path(workdir).name).strip("-")[:40] or "job"
-        return f"{last}-{hashlib.sha256(workdir.encode()).hexdigest()[:8]}"
+        return f"{last}-{hashlib.sha256(os.fsencode(workdir)).hexdigest()[:8]}"
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", given):
         raise UserError(
             f"--name={given} is no name of a job; take at most 63 letters, digits, '.', '_' and "

@@ -18,6 +18,7 @@ from train.provenance import RECORD, code
 ROOT = Path(__file__).parents[2]
 LARGEST = 200e6  # bytes; what is larger is data, and would be sent to every host
 # What no copy of the code needs, where git does not say what is ignored.
+_PLAIN = ("--binary", "--no-color", "--no-ext-diff", "--no-textconv")
 _LINK, _PROGRAM, _FILE = "link", "program", "file"
 _LEFT = re.compile(r"\.git|\.venv.*|\.cache|\..*_cache|\.hypothesis|__pycache__|.*\.egg-info|runs")
 
@@ -130,7 +131,8 @@ def _names(root: Path) -> list[str]:
     listed = _git(root, *known)
     if listed is not None:
         names = {name for name in listed.split("\0") if name}
-        return sorted(name for name in names if os.path.lexists(root / name))
+        # Deleted files are listed too, and folders that are repositories of their own.
+        return sorted(name for name in names if _is_file(root / name))
     found = []
     for place, folders, files in os.walk(root):
         folders[:] = [name for name in folders if not _LEFT.fullmatch(name)]
@@ -138,12 +140,16 @@ def _names(root: Path) -> list[str]:
     return sorted(found)
 
 
+def _is_file(path: Path) -> bool:
+    return path.is_symlink() or path.is_file()
+
+
 def _diff(root: Path) -> str:
     """Returns what was changed since the revision; new files too, which git's diff leaves out."""
-    diff = _git(root, "diff", "--binary", "HEAD") or ""
+    diff = _git(root, "diff", *_PLAIN, "HEAD") or ""
     others = _git(root, "ls-files", "-z", "--others", "--exclude-standard") or ""
     for name in filter(None, others.split("\0")):
-        words = ("diff", "--binary", "--no-index", "--", "/dev/null", name)
+        words = ("diff", *_PLAIN, "--no-index", "--", "/dev/null", name)
         diff += _git(root, *words, status=1) or ""  # of files that differ, as these do
     return diff
 

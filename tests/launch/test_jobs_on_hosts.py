@@ -1,6 +1,7 @@
 """What is shown of jobs on hosts, and what a host that does not answer is to that."""
 
 import json
+import socket
 
 import pytest
 from absl import flags
@@ -25,7 +26,7 @@ def given(tmp_path):
         flags.DEFINE_bool("now", False, "", flag_values=values)
         flags.DEFINE_string("logs", str(tmp_path / "logs"), "", flag_values=values)
         values.mark_as_parsed()
-        folder = tmp_path / "jobs" / "one"
+        folder = tmp_path / "jobs" / "one" / socket.gethostname()
         folder.mkdir(parents=True)
         state = dict(attempt="20261101-000000", state="ended", status=3, step=7)
         (folder / "state.json").write_text(json.dumps(state))

@@ -27,7 +27,8 @@ def start(request: dict[str, Any]) -> dict[str, Any]:
     ``go`` the agent is started, and when it goes away instead nothing is.
 
     Args:
-      request: ``root``, ``name``, ``code``, ``python``; ``job``: for the record; ``attempt``: a
+      request: ``root``, ``name``, ``code``, ``python``; ``job``: for the record; ``known``: the
+        latest attempt that the launcher knows of, or an empty text; ``attempt``: a
         text that is greater than that of every attempt before; ``agent``: what the agent is
         told, values of the environment among it, which are written nowhere.
 
@@ -37,7 +38,7 @@ def start(request: dict[str, Any]) -> dict[str, Any]:
     folder = places.job_folder(request["root"], request["name"])
     os.makedirs(folder, mode=0o700, exist_ok=True)
     with open(os.path.join(folder, places.LOCK), "a", encoding="utf-8") as lock:
-        _take(lock.fileno(), folder)
+        _take(lock.fileno(), folder, request["known"])
         wire.send(ready=True)
         if not wire.receive().get("go"):
             raise EOFError
@@ -55,6 +56,8 @@ def start(request: dict[str, Any]) -> dict[str, Any]:
                 start_new_session=True,
                 pass_fds=[lock.fileno()],
             )
+        # Before it is told what to do: from here on it can be stopped.
+        places.write_json(os.path.join(folder, places.STATE), dict(state, pid=agent.pid))
         told = dict(request["agent"], lock=lock.fileno(), attempt=request["attempt"])
         assert agent.stdin is not None
         with contextlib.suppress(OSError), agent.stdin:  # one that has ended says why in its log
@@ -148,8 +151,8 @@ def _holds(pid: int, path: str) -> bool:
     return False
 
 
-def _take(lock: int, folder: str) -> None:
-    """Takes the lock; ends what has it."""
+def _take(lock: int, folder: str, known: str) -> None:
+    """Takes the lock; ends what has it, but for an attempt that another launcher has begun."""
     for number, patience in ((signal.SIGTERM, ASKING), (signal.SIGKILL, KILLING), (0, 0.0)):
         until = time.monotonic() + patience
         if number and is_held(folder):
@@ -159,6 +162,11 @@ def _take(lock: int, folder: str) -> None:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 return
             except BlockingIOError:
+                if places.read_json(os.path.join(folder, places.STATE)).get("attempt", "") > known:
+                    raise wire.Refused(
+                        "another launcher has started the job meanwhile; run the same command "
+                        "again to follow it."
+                    ) from None
                 if time.monotonic() >= until:
                     break
             time.sleep(0.1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import tempfile
 from typing import Any
 
@@ -18,8 +19,11 @@ def root(given: str) -> str:
 
 
 def job_folder(given: str, name: str) -> str:
-    """Returns the folder of a job; may have to be made."""
-    return os.path.join(root(given), "jobs", name)
+    """Returns this host's folder of a job; may have to be made.
+
+    It has the host's name, as several hosts may have their homes on one disk.
+    """
+    return os.path.join(root(given), "jobs", name, socket.gethostname())
 
 
 def log_path(folder: str, attempt: str) -> str:

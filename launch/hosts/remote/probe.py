@@ -66,7 +66,6 @@ def look(request: dict[str, Any]) -> dict[str, Any]:
     ours = {state.get("pid"), *state.get("pids", [])}
     runs = state.get("state") == "running"
     busy = _busy(ours)
-    variables = {**os.environ, **request["environment"]}
     known = dict(request, devices=request["devices"] and not runs and not busy)
     return dict(
         host=socket.gethostname(),
@@ -75,9 +74,10 @@ def look(request: dict[str, Any]) -> dict[str, Any]:
         code=_code(code, request["files"]),
         packages=_packages(python, code, known) if python else None,
         disk=_disk(request["workdir"], root),
+        kept=_disk("", root),
         busy=busy,
-        # Only of those: a value of any other may be a secret.
-        variables={name: variables[name] for name in variables if _VARIABLES.fullmatch(name)},
+        # Only of those, and none of --env: a value of any other may be a secret.
+        variables={n: value for n, value in os.environ.items() if _VARIABLES.fullmatch(n)},
     )
 
 
@@ -89,7 +89,9 @@ def listen(port: int, kept: list[socket.socket]) -> dict[str, Any]:
       kept: takes the socket, which is open as long as this program runs.
     """
     try:
-        server = socket.create_server(("", port), backlog=100)
+        both = socket.has_dualstack_ipv6()
+        family = socket.AF_INET6 if both else socket.AF_INET
+        server = socket.create_server(("", port), family=family, dualstack_ipv6=both, backlog=100)
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             return dict(taken=_listener(port))
@@ -120,10 +122,10 @@ def _text(path: str) -> str:
 def _own_address() -> dict[str, Any]:
     """Returns what this host's own name stands for, by which CPUs find each other."""
     try:
-        found = socket.getaddrinfo(socket.gethostname(), None, socket.AF_INET)
+        found = socket.getaddrinfo(socket.gethostname(), None)
     except OSError as error:
         return dict(error=error.strerror or str(error))
-    return dict(address=found[0][4][0])
+    return dict(address=str(found[0][4][0]).partition("%")[0])
 
 
 def _code(folder: str, files: dict[str, str]) -> dict[str, Any]:
@@ -152,7 +154,7 @@ def _packages(python: str, code: str, request: dict[str, Any]) -> dict[str, Any]
             [python, "-m", "launch.hosts.facts"],
             input=json.dumps(kept),
             cwd=code,
-            env=dict(os.environ, **request["environment"], PYTHONPATH=code),
+            env={**os.environ, **request["environment"], "PYTHONPATH": code},
             capture_output=True,
             text=True,
             timeout=LOOKING,

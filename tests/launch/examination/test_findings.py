@@ -25,6 +25,7 @@ def fact(**more):
             if more.get("packages", 0) is None
             else packages | more.pop("packages", {}),
             disk=dict(folder="/w", free=1e12, total=2e12),
+            kept=dict(folder="/home/me/manyheads", free=1e12, total=2e12),
             busy=[],
             variables={},
             skew=0.1,
@@ -89,6 +90,11 @@ CASES = [
         dict(disk=dict(folder="/w", free=0, error="No space left on device")),
         "/w on b cannot be written (No space left on device); free space there, make it writable, "
         "or name another --workdir.",
+    ),
+    (
+        dict(kept=dict(folder="/home/me", error="Read-only file system")),
+        "/home/me on b cannot be written (Read-only file system); free space there, make it "
+        "writable, or name another --root.",
     ),
     (
         dict(variables=dict(MEGASCALE_NUM_SLICES="2", XLA_FLAGS="--x", TPU_VISIBLE_DEVICES="0")),

@@ -106,7 +106,7 @@ def test_a_hang_shows_where_all_processes_are_and_all_start_again(hosts, undistu
     reach(tmp_path, 60)
     b = hosts.hosts["b"]
     (pid,) = json.loads(
-        next(b.home.glob(f"manyheads/jobs/{name(tmp_path)}/state.json")).read_text()
+        next(b.home.glob(f"manyheads/jobs/{name(tmp_path)}/*/state.json")).read_text()
     )["pids"]
     b.enter("kill", "-STOP", str(pid))
     line = run.until("^restart 1 of 2: ")
@@ -147,7 +147,7 @@ def test_a_run_whose_launcher_has_gone_goes_on_and_the_same_command_comes_back_t
     assert sorted(losses(tmp_path)) == list(range(1, steps + 1))
     # Nothing is lost, and nothing twice, of what was said while nobody listened.
     (kept,) = (path.read_bytes() for path in (tmp_path / "logs").glob("a.*.log"))
-    logs = hosts.hosts["a"].home.glob("manyheads/jobs/run-*/*.log")
+    logs = hosts.hosts["a"].home.glob("manyheads/jobs/run-*/*/*.log")
     assert kept in [log.read_bytes() for log in logs]
     assert b"saved in" in kept
 

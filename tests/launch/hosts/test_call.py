@@ -5,6 +5,7 @@ import fcntl
 import functools
 import os
 import signal
+import socket
 import time
 from pathlib import Path
 
@@ -26,8 +27,9 @@ def of(words):
 
 def test_a_request_arrives_as_it_was_given(tmp_path):
     root = tmp_path / ODD
-    (root / "jobs" / ODD).mkdir(parents=True)
-    (root / "jobs" / ODD / "state.json").write_text('{"attempt": "3"}')
+    folder = root / "jobs" / ODD / socket.gethostname()
+    folder.mkdir(parents=True)
+    (folder / "state.json").write_text('{"attempt": "3"}')
     assert ask(HERE, "jobs", 30, action="look", root=str(root), name=ODD) == dict(
         jobs={ODD: dict(state=dict(attempt="3"), job={})}
     )
@@ -55,7 +57,8 @@ def test_the_programs_are_of_a_python_that_hosts_have():
 
 
 def test_what_a_login_shell_says_besides_is_passed_over(tmp_path):
-    noisy = of(f"echo welcome; echo 7; echo '[1]'; {COMMAND}")
+    said = """printf '{"done": {"jobs": 1}}'; echo; echo '[1]'; echo '{'; printf 'welcome '"""
+    noisy = of(f"{said}; {COMMAND}")
     assert ask(noisy, "jobs", 30, action="look", root=str(tmp_path)) == dict(jobs={})
 
 
@@ -63,6 +66,7 @@ def test_what_a_login_shell_says_besides_is_passed_over(tmp_path):
     ("words", "reason"),
     [
         ("echo one >&2; echo 'ssh: connect: No route to host' >&2; exit 255", "No route to host"),
+        ("echo 'closed for repairs.'; exit 3", "closed for repairs"),
         ("exit 255", "the connection has ended with status 255"),
         ("exec sleep 60", "it says nothing for 0.5 s"),
     ],
@@ -98,7 +102,7 @@ def test_bytes_go_both_ways(tmp_path):
 
 
 def test_a_launcher_that_goes_ends_what_it_has_started_there(tmp_path):
-    folder = tmp_path / "jobs" / "one"
+    folder = tmp_path / "jobs" / "one" / socket.gethostname()
     folder.mkdir(parents=True)
     (folder / "state.json").write_text('{"attempt": "1", "state": "running"}')
     lock = open(folder / "lock", "w")  # noqa: SIM115 -- held while the job "runs"

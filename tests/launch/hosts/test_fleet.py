@@ -5,7 +5,7 @@ import time
 import pytest
 
 from launch.group import GRACE, PATIENCE
-from launch.hosts.fleet import _End, _ending
+from launch.hosts.fleet import KILLING, _End, _ending
 from launch.hosts.host import Host
 from launch.supervision import MISTAKE
 from train.processes.watch import LOST
@@ -58,10 +58,11 @@ def test_all_are_asked_when_one_has_failed_and_killed_when_they_do_not_end(monke
     now, told = [100.0], []
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     end = _End(lambda kill: told.append((now[0], kill)))
-    while now[0] < 400:
+    while now[0] < 280:
         now[0] += 1
         end.look(now[0] >= 150, [])
-    assert told == [(151 + PATIENCE, False), (151 + PATIENCE + GRACE + 1, True)]
+    kills = [(151 + PATIENCE + GRACE + 1 + n * (KILLING + 1), True) for n in range(3)]
+    assert told == [(151 + PATIENCE, False), *kills]  # what does not end is killed again
 
 
 def test_a_signal_asks_at_once_and_a_second_one_kills(monkeypatch):

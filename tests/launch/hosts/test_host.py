@@ -39,7 +39,7 @@ def test_what_is_no_host_is_refused(target):
 
 def test_a_host_twice_is_refused():
     with pytest.raises(UserError, match="twice"):
-        ssh_hosts(["a", "b", "a"])
+        ssh_hosts(["a", "b", "root@a"])
 
 
 @pytest.mark.parametrize("shell", ["sh", "bash"])

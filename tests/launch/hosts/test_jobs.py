@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -27,7 +28,7 @@ time.sleep(60)
 
 @pytest.fixture
 def folder(tmp_path):
-    made = tmp_path / "jobs" / "one"
+    made = tmp_path / "jobs" / "one" / socket.gethostname()
     made.mkdir(parents=True)
     return made
 
@@ -95,7 +96,7 @@ def test_what_is_left_of_an_earlier_attempt_is_ended_before_the_next(folder, hol
     monkeypatch.setattr(jobs, "KILLING", 5.0)
     process = hold("stubborn")
     with open(folder / places.LOCK, "a") as lock:
-        jobs._take(lock.fileno(), str(folder))
+        jobs._take(lock.fileno(), str(folder), "1")
         assert process.wait(1) == -signal.SIGKILL
         assert jobs.is_held(str(folder))
     assert not jobs.is_held(str(folder))
@@ -109,7 +110,7 @@ def test_one_that_cannot_be_ended_is_said(folder, hold, monkeypatch):
         open(folder / places.LOCK, "a") as lock,
         pytest.raises(wire.Refused, match=f"process {1 << 22} and those that it started"),
     ):
-        jobs._take(lock.fileno(), str(folder))
+        jobs._take(lock.fileno(), str(folder), "1")
 
 
 def request(tmp_path, **agent):
@@ -118,6 +119,7 @@ def request(tmp_path, **agent):
         root=str(tmp_path),
         name="one",
         attempt="3",
+        known="",
         code=str(running.ROOT),
         python=sys.executable,
         cwd=str(running.ROOT),
@@ -130,8 +132,8 @@ def test_nothing_is_started_where_the_launcher_goes_before_all_are_ready(tmp_pat
     with Call(HERE, "jobs", **request(tmp_path)) as call:
         assert next(call.messages(30)) == dict(ready=True)
     time.sleep(0.5)
-    assert not jobs.is_held(str(tmp_path / "jobs" / "one"))
-    assert not (tmp_path / "jobs" / "one" / places.STATE).exists()
+    assert not jobs.is_held(str(tmp_path / "jobs" / "one" / socket.gethostname()))
+    assert not (tmp_path / "jobs" / "one" / socket.gethostname() / places.STATE).exists()
 
 
 def test_an_agent_runs_on_without_its_launcher_and_leaves_no_secret(tmp_path):
@@ -141,7 +143,7 @@ def test_an_agent_runs_on_without_its_launcher_and_leaves_no_secret(tmp_path):
         next(call.messages(30))
         call.send(go=True)
         pid = call.answer(30)["pid"]
-    folder = tmp_path / "jobs" / "one"
+    folder = tmp_path / "jobs" / "one" / socket.gethostname()
     assert os.getsid(pid) == pid
     running.wait_until(lambda: jobs.current(str(folder)).get("state") == "ended")
     state = jobs.current(str(folder))

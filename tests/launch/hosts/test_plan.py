@@ -30,7 +30,7 @@ def test_every_process_of_the_run_is_of_one_host():
 
 def test_values_of_the_environment_are_in_the_agents_request_alone():
     plan = planned()
-    request = plan.start_request(1, "4", dict(code="/there", python="/p"))
+    request = plan.start_request(1, "4", "3", dict(code="/there", python="/p"))
     agent = request.pop("agent")
     assert agent["environment"] == dict(TOKEN="secret")
     assert agent["arguments"] == ["--config=a.py", "--config.seed=1", "--workdir=/w"]
