@@ -26,6 +26,7 @@ from launch.hosts.fleet import Examine, Fleet
 from launch.hosts.host import Host
 from launch.hosts.logs import Logs
 from launch.hosts.plan import Plan
+from launch.hosts.remote import prepare
 from launch.supervision import supervise
 
 flags.disclaim_key_flags()
@@ -103,7 +104,7 @@ def _examine(plan: Plan, runs: bool) -> list[Finding]:
 
 
 def list_jobs(hosts: Sequence[Host]) -> None:
-    """Prints the jobs of each host."""
+    """Prints the jobs of each host; exits with 1 where one does not answer."""
     request = dict(action="look", root=options.root())
     if flags.FLAGS.dry_run:
         print("\n".join(shown(host, "jobs", **request) for host in hosts))
@@ -123,7 +124,12 @@ def list_jobs(hosts: Sequence[Host]) -> None:
             table.add_row(*map(escape, (outcome.host.name, name, how, step, *about)))
     if table.row_count:
         Console(width=None if sys.stdout.isatty() else 160).print(table)
-    print("\n".join(wrong) if wrong else "" if table.row_count else "no jobs on these hosts")
+    elif not wrong:
+        print("no jobs on these hosts")
+    for line in wrong:
+        print(line, file=sys.stderr)
+    if wrong:
+        sys.exit(1)
 
 
 def stop(hosts: Sequence[Host], name: str) -> None:
@@ -161,7 +167,7 @@ def logs(hosts: Sequence[Host], name: str) -> None:
         print("\n".join(shown(host, "jobs", **request) for host in hosts))
         print("\n".join(shown(host, "follow", root=options.root(), name=name) for host in hosts))
         return
-    plan = Plan(job.Job("", ""), name, tuple(hosts), snapshot.take(), root=options.root())
+    plan = Plan(job.Job("", ""), name, tuple(hosts), snapshot.NONE, root=options.root())
     try:
         fleet = Fleet(plan, Logs(kept(name)))
         if not fleet.adopt(any_job=True):
@@ -186,8 +192,12 @@ def show(plan: Plan) -> None:
         if plan.interpreter:
             print(f"  runs in {plan.interpreter}")
         else:
-            extras = ", ".join([*plan.extras, *(["those of its devices"] if plan.auto else [])])
-            print(f"  makes {plan.root}/environments/... of requirements.lock; extras: {extras}")
+            made = f"{plan.root}/environments/DIGEST"
+            wanted = prepare.requirements(str(plan.snapshot.root), plan.extras)
+            for words in prepare.set_up(plan.python or "python3", made, code, wanted):
+                print(f"  once, runs {shlex.join(words)}")
+            if plan.auto:
+                print("  and installs so what setup.cfg's extra of its devices needs")
         share = plan.share(index)
         for process in range(share["first"], share["first"] + share["count"]):
             place = (

@@ -10,6 +10,13 @@ from launch.hosts.finding import Finding
 
 SKEW = 5.0  # seconds that clocks may differ: what is newest is told by them, and who is silent
 LEAST = 1e9  # bytes of a disk, below which it will soon be full
+# By what ssh or the host's shell says.
+_REMEDIES = {
+    "Host key verification failed": "log in there once by hand, and accept its key",
+    "Permission denied": "have ssh log in there by a key, without a password",
+    "Could not resolve hostname": "name another host, or an alias of ssh's config",
+    "python3": "install python3 there",
+}
 # Variables by which training would refuse to start, or wait for processes of another job.
 _OF_ANOTHER_JOB = ("JAX_COORDINATOR_ADDRESS", "MEGASCALE_", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 
@@ -42,13 +49,12 @@ def findings(facts: Mapping[str, Mapping[str, Any]], expected: Expected) -> list
 
 
 def unreachable(host: str, reason: str) -> Finding:
-    """Returns that a host cannot be reached."""
-    return Finding(
-        host,
-        f"{host} cannot be reached ({reason}); see that it runs, and that ssh logs in there "
-        "without a password.",
-        passing=True,
-    )
+    """Returns that a host cannot be reached, or runs nothing of ours."""
+    remedy = "see that it runs, and that ssh logs in there without a password"
+    for said, what in _REMEDIES.items():
+        if said in reason:
+            remedy = what
+    return Finding(host, f"{host} cannot be reached ({reason}); {remedy}.", passing=True)
 
 
 def port(
@@ -97,7 +103,10 @@ def _code(facts: Mapping[str, Mapping[str, Any]], expected: Expected) -> Iterato
     for host, fact in facts.items():
         code = fact["code"]
         if not code["there"]:
-            if not expected.own_code:
+            if expected.own_code:
+                said = f"{host} has no code yet, so its config, packages and devices were not seen"
+                yield Finding(host, f"{said}; launch.ssh sends it, and looks again.", fatal=False)
+            else:
                 yield Finding(host, f"{host} has no {code['folder']}; clone the code there.")
             continue
         revision = code.get("revision")

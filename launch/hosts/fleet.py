@@ -68,7 +68,7 @@ class Fleet:
         self._plan, self._logs, self._examine = plan, logs, examine
         self._attempt = ""
         self._left = self._looked = False
-        self._beforehand, self._begins = beforehand, False
+        self._beforehand, self._begins = beforehand, True
 
     def adopt(self, any_job: bool = False) -> bool:
         """Looks whether the job runs already; if so, the next attempt is the one that runs.
@@ -355,13 +355,15 @@ def _ending(followers: list[Follower]) -> Ending:
 
     step = max((f.state.get("step", -1) for f in followers), default=-1)
     stacks = next((f.state["stacks"] for f in followers if f.state.get("stacks")), "")
+    wanted = any(follower.state.get("wanted") for follower in followers)
     if taken := next((f.host.name for f in followers if f.state.get("taken")), ""):
         return Ending(MISTAKE, f"another launcher has taken the job on {taken}", step)
     first = min(followers, key=order)
     gone = [follower for follower in followers if not follower.ended]
     if gone and order(first) in (2, 4, 5):
         names = ", ".join(follower.host.name for follower in gone)
-        return Ending(LOST, f"{names} cannot be reached ({gone[0].reason})", step, stacks)
+        reason = f"{names} cannot be reached ({gone[0].reason})"
+        return Ending(LOST, reason, step, stacks, wanted)
     state = first.state
     reason = state.get("reason", "")
     where = f"on {first.host.name} "
@@ -370,5 +372,4 @@ def _ending(followers: list[Follower]) -> Ending:
         reason = f"the processes {where}ended with exit status {status}"
     elif reason:
         reason = f"{where}{reason}".strip()
-    wanted = any(follower.state.get("wanted") for follower in followers)
     return Ending(status, reason, step, stacks, wanted)

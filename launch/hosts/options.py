@@ -1,5 +1,6 @@
 """The flags that say on which hosts a job runs, and what it finds there."""
 
+import configparser
 import dataclasses
 import os
 from collections.abc import Sequence
@@ -7,7 +8,7 @@ from pathlib import Path
 
 from absl import flags
 
-from configs.errors import UserError
+from configs.errors import UserError, nearest
 from launch import job, supervision
 from launch.elsewhere import extras
 from launch.hosts import snapshot
@@ -85,6 +86,7 @@ def plan(
         described = dataclasses.replace(described, config=f"{inside}{colon}{argument}")
     if runs and not described.workdir:
         raise UserError("--workdir is missing; name the run's folder, one that all hosts share.")
+    _check_extras(taken)
     described = dataclasses.replace(described, workdir=on_hosts(described.workdir, root()))
     return Plan(
         described,
@@ -106,6 +108,18 @@ def root() -> str:
     """Returns ``--root``; a relative one lies in the home of each host."""
     given: str = flags.FLAGS.root
     return given if given.startswith(("/", "~")) else f"~/{given}"
+
+
+def _check_extras(taken: snapshot.Snapshot) -> None:
+    settings = configparser.ConfigParser(interpolation=None)
+    settings.read(taken.root / "setup.cfg", encoding="utf-8")
+    known = settings["options.extras_require"]
+    for extra in flags.FLAGS.extras:
+        if extra != "auto" and extra not in known:
+            raise UserError(
+                f"--extras={extra} is none of setup.cfg's{nearest(extra, known)}; see its "
+                "extras_require."
+            )
 
 
 def coordinator_at(address: str) -> str:

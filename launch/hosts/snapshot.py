@@ -17,9 +17,9 @@ from train.provenance import RECORD, code
 
 ROOT = Path(__file__).parents[2]
 LARGEST = 200e6  # bytes; what is larger is data, and would be sent to every host
-# What no copy of the code needs, where git does not say what is ignored.
-_PLAIN = ("--binary", "--no-color", "--no-ext-diff", "--no-textconv")
+_PLAIN = ("--binary", "--no-color", "--no-ext-diff", "--no-textconv")  # whatever git's config says
 _LINK, _PROGRAM, _FILE = "link", "program", "file"
+# What no copy of the code needs, where git does not say what is ignored.
 _LEFT = re.compile(r"\.git|\.venv.*|\.cache|\..*_cache|\.hypothesis|__pycache__|.*\.egg-info|runs")
 
 
@@ -58,6 +58,9 @@ class Snapshot:
                 "that does."
             )
         return name
+
+
+NONE = Snapshot(ROOT, "", (), None, "")  # where no code is sent
 
 
 def take(root: Path = ROOT) -> Snapshot:

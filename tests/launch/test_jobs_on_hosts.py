@@ -37,11 +37,13 @@ def given(tmp_path):
 
 
 def test_jobs_are_listed_and_who_does_not_answer_is_named(given, capsys):
-    jobs_on_hosts.list_jobs([HERE, GONE])
-    said = capsys.readouterr().out.splitlines()
-    (row,) = [line.split() for line in said if " one " in line]
+    with pytest.raises(SystemExit) as ended:
+        jobs_on_hosts.list_jobs([HERE, GONE])
+    assert ended.value.code == 1
+    said = capsys.readouterr()
+    (row,) = [line.split() for line in said.out.splitlines() if " one " in line]
     assert row == ["here", "one", "ended", "with", "3", "7", "a[b].py", "/w"]
-    assert said[-1] == "gone cannot be reached (No route to host)"
+    assert said.err == "gone cannot be reached (No route to host)\n"
 
 
 def test_none_is_said(given, capsys, tmp_path):

@@ -109,7 +109,7 @@ def _environment(root: str, code: str, given: str, extras: list[str]) -> tuple[s
     base, version = _python(given)
     with open(os.path.join(code, "requirements.lock"), encoding="utf-8") as file:
         lock = file.read()
-    wanted = "\n".join([lock, *_requirements(code, extras), version, platform.machine()])
+    wanted = "\n".join([lock, *requirements(code, extras), version, platform.machine()])
     digest = hashlib.sha256(wanted.encode()).hexdigest()[:12]
     folder = os.path.join(root, "environments", digest)
     python = os.path.join(folder, "bin", "python")
@@ -119,18 +119,31 @@ def _environment(root: str, code: str, given: str, extras: list[str]) -> tuple[s
         if os.path.exists(os.path.join(folder, WHOLE)):
             return python, False
         wire.send(say=f"makes an environment with {version} in {folder}")
-        _run([base, "-m", "venv", "--clear", folder], held.fileno())
-        pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        locked = os.path.join(code, "requirements.lock")
-        _run([*pip, "-r", locked], held.fileno())
-        if extras:
-            _run([*pip, "-c", locked, *_requirements(code, extras)], held.fileno())
+        for words in set_up(base, folder, code, requirements(code, extras)):
+            _run(words, held.fileno())
         with open(os.path.join(folder, WHOLE), "w", encoding="utf-8"):
             pass
     return python, True
 
 
-def _requirements(code: str, extras: Sequence[str]) -> list[str]:
+def set_up(base: str, folder: str, code: str, wanted: Sequence[str]) -> list[list[str]]:
+    """Returns the commands that make an environment.
+
+    Args:
+      base: the python that it is made of.
+      folder: of the environment.
+      code: folder of the code, which has the lock.
+      wanted: what is installed beyond the lock, at its versions.
+    """
+    locked = os.path.join(code, "requirements.lock")
+    python = os.path.join(folder, "bin", "python")
+    pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    more = [[*pip, "-c", locked, *wanted]] if wanted else []
+    return [[base, "-m", "venv", "--clear", folder], [*pip, "-r", locked], *more]
+
+
+def requirements(code: str, extras: Sequence[str]) -> list[str]:
+    """Returns what extras of setup.cfg ask for."""
     settings = configparser.ConfigParser(interpolation=None)
     settings.read(os.path.join(code, "setup.cfg"), encoding="utf-8")
     lines = [settings["options.extras_require"][name].split("\n") for name in extras]

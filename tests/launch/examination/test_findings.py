@@ -45,8 +45,30 @@ def test_nothing_is_found_where_nothing_is_wrong():
     assert found() == []
     on_cpu = dict(packages=dict(devices=dict(count=1, kind="cpu", platform="cpu")))
     assert found(a=on_cpu, b=on_cpu, c=on_cpu) == []
-    new = dict(code=dict(folder="/c", there=False), packages=None)
-    assert found(a=new) == []
+
+
+def test_what_could_not_be_seen_yet_is_a_note():
+    (finding,) = found(a=dict(code=dict(folder="/c", there=False), packages=None))
+    assert not finding.fatal
+    assert finding.sentence == (
+        "a has no code yet, so its config, packages and devices were not seen; launch.ssh sends "
+        "it, and looks again."
+    )
+
+
+@pytest.mark.parametrize(
+    ("reason", "remedy"),
+    [
+        ("Host key verification failed", "log in there once by hand, and accept its key"),
+        ("root@b: Permission denied (publickey)", "have ssh log in there by a key, without"),
+        ("exec: python3: not found", "install python3 there"),
+        ("No route to host", "see that it runs, and that ssh logs in there without a password"),
+    ],
+)
+def test_who_cannot_be_reached_has_the_remedy_of_the_reason(reason, remedy):
+    finding = findings.unreachable("b", reason)
+    assert finding.sentence.startswith(f"b cannot be reached ({reason}); {remedy}")
+    assert finding.passing
 
 
 def sized(count):

@@ -135,5 +135,5 @@ def test_an_archive_that_does_not_come_whole_leaves_nothing(tmp_path, taken):
 
 
 def test_the_extras_are_those_of_setup_cfg(taken):
-    assert prepare._requirements(str(taken.root), ["tpu"]) == ["jax[tpu]", "x>=1"]
+    assert prepare.requirements(str(taken.root), ["tpu"]) == ["jax[tpu]", "x>=1"]
     assert dataclasses.asdict(taken)["files"]
