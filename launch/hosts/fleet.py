@@ -26,6 +26,8 @@ from train.processes.watch import LOST
 # Seconds: to prepare a host without a word from it; after which a host that cannot be reached is
 # given up, where the others have ended; and for one that is alone.
 QUIET, GIVEN_UP, ALONE = 1800.0, 30.0, 600.0
+# Seconds beyond those in which a host's agent kills its processes itself, and tells why.
+MARGIN = 30.0
 KILLING = 10.0  # seconds after which what was to be killed, and has not ended, is so again
 INITIALISING = 60.0  # seconds after which it is asked why not all processes are joined
 _ANSWER = 60.0  # seconds for the answer to a short question
@@ -338,7 +340,7 @@ class _End:
         if (due or asked) and self._told is None:
             self._told = now
             self.stop(False)
-        late = self._told is not None and now > self._told + GRACE
+        late = self._told is not None and now > self._told + GRACE + MARGIN
         again = self._killed is None or now > self._killed + KILLING
         if (late or len(asked) > 1) and again:
             self._killed = now
@@ -350,8 +352,9 @@ def _ending(followers: list[Follower]) -> Ending:
     rank = {LOST: 2, MISTAKE: 3, 0: 5}
 
     def order(follower: Follower) -> int:
-        status = follower.state.get("status", LOST)
-        return rank.get(status, 1 if status < 128 else 0) if follower.ended else 4
+        if follower.ended and follower.state.get("reason"):  # a process was killed, or hung
+            return 0
+        return rank.get(follower.state.get("status", LOST), 1) if follower.ended else 4
 
     step = max((f.state.get("step", -1) for f in followers), default=-1)
     stacks = next((f.state["stacks"] for f in followers if f.state.get("stacks")), "")

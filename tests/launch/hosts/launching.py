@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 import time
+from typing import ClassVar
 
 from tests.train.processes import running
 
@@ -13,6 +14,8 @@ TINY = (*running.TINY, "--config.mesh.data=3", "--config.batch_size=12")
 
 class Launch:
     """A launcher, and what it says."""
+
+    started: ClassVar[list[subprocess.Popen]] = []
 
     def __init__(self, net, *words, module="launch.ssh", **options):
         """Args: the network; flags; the module; of the process."""
@@ -27,6 +30,16 @@ class Launch:
             **options,
         )
         self.lines = []
+        self.started.append(self.process)
+
+    @classmethod
+    def end_all(cls):
+        """Kills those that have not ended."""
+        for process in cls.started:
+            process.kill()
+            process.wait()
+            process.stdout.close()
+        cls.started.clear()
 
     def until(self, pattern, seconds=200):
         """Returns the next line with a pattern."""

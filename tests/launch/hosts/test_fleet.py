@@ -5,7 +5,7 @@ import time
 import pytest
 
 from launch.group import GRACE, PATIENCE
-from launch.hosts.fleet import KILLING, _End, _ending
+from launch.hosts.fleet import KILLING, MARGIN, _End, _ending
 from launch.hosts.host import Host
 from launch.supervision import MISTAKE
 from train.processes.watch import LOST
@@ -36,6 +36,11 @@ def of(status, **more):
         ([of(2), of(2), of(2)], (MISTAKE, "the processes on a ended with exit status 2", 7)),
         ([of(LOST), None, of(LOST)], (LOST, "b cannot be reached (no route)", 7)),
         ([None, None, None], (LOST, "a, b, c cannot be reached (no route)", -1)),
+        # One that hangs, and whose agent has the others stopped by it.
+        (
+            [of(143), of(LOST, reason="process 1 has finished nothing for 1 min"), of(143)],
+            (LOST, "on b process 1 has finished nothing for 1 min", 7),
+        ),
         ([of(0), None, of(0)], (LOST, "b cannot be reached (no route)", 7)),
         ([of(143), of(143), of(143)], (143, "the processes on a ended with exit status 143", 7)),
         (
@@ -58,10 +63,10 @@ def test_all_are_asked_when_one_has_failed_and_killed_when_they_do_not_end(monke
     now, told = [100.0], []
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     end = _End(lambda kill: told.append((now[0], kill)))
-    while now[0] < 280:
+    while now[0] < 310:
         now[0] += 1
         end.look(now[0] >= 150, [])
-    kills = [(151 + PATIENCE + GRACE + 1 + n * (KILLING + 1), True) for n in range(3)]
+    kills = [(152 + PATIENCE + GRACE + MARGIN + n * (KILLING + 1), True) for n in range(3)]
     assert told == [(151 + PATIENCE, False), *kills]  # what does not end is killed again
 
 
